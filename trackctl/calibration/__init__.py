@@ -1,0 +1,1 @@
+"""Which inputs the int8 ranges come from. Torch-free."""

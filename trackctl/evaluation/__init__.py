@@ -1,0 +1,1 @@
+"""Annotated data sets, metrics, protocols, reports."""

@@ -1,0 +1,1 @@
+"""Split a model into graphs, write ONNX, lower the precision, build engines, prove the bundle."""

@@ -1,0 +1,79 @@
+"""The host crop: a square of the frame resampled to a patch. The same function as training/crop.py in another medium."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from trackctl.runtime.contract import Array
+from trackctl.runtime.frame import GRAY16
+from trackctl.runtime.geometry import patch_matrix
+
+Float32Array = NDArray[np.float32]
+
+
+def frame_fill(pixels: Array) -> tuple[float, ...]:
+    """The mean of each channel, rounded to a whole level: what fills the outside of the frame.
+
+    Rounded because ``cv2.warpAffine`` on integer frames would round the border value anyway, and the graph must agree.
+    """
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    return tuple(float(np.rint(value)) for value in cv2.mean(pixels)[:channels])
+
+
+class HostCrop:
+    """Cuts float32 patches (1, C, N, N) in 0..255 out of frames, into buffers allocated once.
+
+    Args:
+        size: side of the patch, px.
+        channels: channels of the patch; gray frames are repeated to fill them.
+    """
+
+    def __init__(self, size: int, channels: int = 3) -> None:
+        self._size = size
+        self._patch = np.empty((1, channels, size, size), dtype=np.float32)
+        self._planes = [self._patch[0, channel] for channel in range(channels)]
+
+    def __call__(
+        self,
+        pixels: Array,
+        layout: str,
+        centre_xy: tuple[float, float],
+        side_px: float,
+        fill: tuple[float, ...],
+        tone: tuple[float, float] | None = None,
+    ) -> Float32Array:
+        """The patch around ``centre_xy``; the array is reused by the next call.
+
+        Args:
+            pixels: (H, W) or (H, W, 3) frame.
+            layout: the frame's layout.
+            centre_xy: centre of the square, continuous frame coordinates.
+            side_px: side of the square, frame px.
+            fill: value per channel outside the frame, sensor units.
+            tone: sensor counts that become 0 and 255 (``gray16`` only); values beyond are clipped.
+        """
+        sampled = cv2.warpAffine(
+            pixels,
+            patch_matrix(centre_xy, side_px, self._size),
+            (self._size, self._size),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=fill,
+        )
+        if sampled.ndim == 3:
+            for channel, plane in enumerate(self._planes):
+                plane[...] = sampled[..., channel]
+            return self._patch
+        first = self._planes[0]
+        if layout == GRAY16 and tone is not None:
+            low, high = tone
+            np.subtract(sampled, np.float32(low), out=first)
+            np.multiply(first, np.float32(255.0 / (high - low)), out=first)
+            np.clip(first, 0.0, 255.0, out=first)
+        else:
+            first[...] = sampled
+        for plane in self._planes[1:]:
+            plane[...] = first
+        return self._patch

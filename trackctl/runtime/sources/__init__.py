@@ -1,0 +1,1 @@
+"""Where frames come from: one class per kind, one URI scheme each."""

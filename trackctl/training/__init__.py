@@ -1,0 +1,1 @@
+"""PyTorch: backbones, correlation, heads, the systems, losses, data and the training loop."""

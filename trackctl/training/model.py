@@ -1,0 +1,88 @@
+"""A tracker as two pure functions: what every system is, whatever its network.
+
+    template patch -> memory                search patch + state + memory -> next state, score, quality, raw maps
+
+A system supplies the Core (``template`` and ``search``) and the constants; cropping, decoding and export are shared.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from trackctl.runtime.contract import BLANK_CONTRAST
+from trackctl.runtime.geometry import CropSpec
+from trackctl.training.decode import AnchorDecode, PointDecode
+
+
+class TrackerModel(nn.Module):
+    """Base of all systems.
+
+    Attributes:
+        crop: crop constants.
+        decode: turns raw maps into a box.
+        memory_names: names of the tensors that ``template`` returns, in order.
+        channels: channels of the patches.
+    """
+
+    crop: CropSpec
+    decode: AnchorDecode | PointDecode
+    memory_names: tuple[str, ...]
+    channels: int = 3
+
+    @abstractmethod
+    def template(self, patch: Tensor) -> tuple[Tensor, ...]:
+        """The memory for a template patch (B, C, 127, 127) in 0..255."""
+
+    @abstractmethod
+    def search(self, patch: Tensor, memory: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Raw maps cls (B, 2A, N, N) and loc (B, 4A, N, N) for a search patch (B, C, 255, 255) in 0..255."""
+
+
+class TemplateGraph(nn.Module):
+    """The patch graph of the template: patch -> memory, float32 on the outside whatever the Core's precision."""
+
+    def __init__(self, model: TrackerModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, template: Tensor) -> tuple[Tensor, ...]:
+        """Memory tensors, float32."""
+        return tuple(tensor.float() for tensor in self.model.template(template.to(core_dtype(self.model))))
+
+
+class SearchGraph(nn.Module):
+    """The patch graph of the search: patch, state, memory -> next state, score, quality, cls, loc."""
+
+    def __init__(self, model: TrackerModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, search: Tensor, state: Tensor, *memory: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """next_state (1, 6), score (1, 1), quality (1, 3), cls, loc; all float32.
+
+        A blank patch (covered lens, black frame) has no target: score 0 and the state stands.
+        """
+        dtype = core_dtype(self.model)
+        cls, loc = self.model.search(search.to(dtype), [tensor.to(dtype) for tensor in memory])
+        cls, loc = cls.float(), loc.float()
+        moved, score, psr, second = self.model.decode(cls, loc, state)
+        contrast = patch_contrast(search)
+        blank = contrast <= BLANK_CONTRAST
+        seen = (~blank).to(torch.float32)
+        next_state = torch.where(blank, state, moved)
+        return next_state, score * seen, torch.cat((psr * seen, second * seen, contrast), dim=1), cls, loc
+
+
+def patch_contrast(patch: Tensor) -> Tensor:
+    """Standard deviation (B, 1) in grey levels of every fourth pixel of the first channel."""
+    sample = patch[:, 0, ::4, ::4].flatten(1)
+    return torch.sqrt((sample - sample.mean(dim=1, keepdim=True)).square().mean(dim=1, keepdim=True))
+
+
+def core_dtype(model: TrackerModel) -> torch.dtype:
+    """The dtype of the Core's weights."""
+    return next(parameter.dtype for parameter in model.parameters())

@@ -58,8 +58,8 @@ class FunctionEngine(EngineContext):
         name: str = "function",
     ) -> None:
         self.name = name
-        self.inputs = dict(inputs)
-        self.outputs = dict(outputs)
+        self.inputs: Mapping[str, TensorSpec] = dict(inputs)
+        self.outputs: Mapping[str, TensorSpec] = dict(outputs)
         self._function: Callable[[Mapping[str, Array]], Mapping[str, Array]] | None = function
         self._bound: dict[str, Array] = {}
 

@@ -8,6 +8,7 @@
     ├── BundleError         a bundle is missing, truncated, tampered with or too new
     ├── EngineError         an engine cannot load or run a graph
     ├── WeightsError        a checkpoint does not fit the model
+    ├── ExportError         a graph does not track like its model
     └── MissingDependency   an optional package is not installed
 
 Every message is one line: what was got, what was expected, what to do.
@@ -49,6 +50,10 @@ class EngineError(TrackctlError):
 
 class WeightsError(TrackctlError):
     """A checkpoint does not fit the model."""
+
+
+class ExportError(TrackctlError):
+    """A graph does not track like its model."""
 
 
 class MissingDependency(TrackctlError, ImportError):

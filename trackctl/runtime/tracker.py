@@ -145,8 +145,8 @@ class Tracker:
         self._confidence = Confidence(self._confidence_spec)
         tone = self._update_tone(pixels)
         if self._cut == "frame":
-            feeds = {FRAME: graph_frame(pixels), BOX: np.array([target], dtype=np.float32)}
-            outputs = dict(self._template.run(feeds | self._tone_feed()))
+            corner = np.array([target], dtype=np.float32)
+            outputs = dict(self._template.run({FRAME: graph_frame(pixels), BOX: corner, **self._tone_feed()}))
             self._state[:] = outputs.pop(STATE_OUT)
             memory = outputs
         else:

@@ -30,7 +30,7 @@ demo: .venv/desktop
 	fi
 
 test: .venv/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 check: .venv/dev
 	$(BIN)/ruff check .

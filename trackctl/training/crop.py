@@ -48,7 +48,7 @@ class GraphCrop(nn.Module):
         super().__init__()
         self.spec, self.layout, self.size, self.channels = spec, layout, size, channels
         # Patch pixel centres relative to the patch centre, in units of the patch side.
-        self.register_buffer("offsets", (torch.arange(size) + 0.5) / size - 0.5)
+        self.register_buffer("offsets", (torch.arange(size) + 0.5) / size - 0.5, persistent=False)
 
     def forward(self, planes: Tensor, state: Tensor, fill: Tensor, tone: Tensor | None = None) -> Tensor:
         """The patch around the state's box.

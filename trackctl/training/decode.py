@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from trackctl.runtime.geometry import CropSpec
 
-# exp() of a regression logit is clamped here so that an off-target cell cannot overflow: e^6.5 = 665 px, twice the patch.
+# exp() of a regression logit is clamped to +-6.5 so that an off-target cell can neither overflow nor, in fp16, become a box of
+# size 0 whose ratio is NaN, which argmax would choose. e^6.5 = 665 px is twice the patch.
 MAX_LOG_SIZE = 6.5
 
 
@@ -73,10 +74,10 @@ class Select(nn.Module):
         super().__init__()
         self.crop, self.spec, self.cells, self.anchors = crop, spec, cells, anchors
         window = hanning(cells)
-        self.register_buffer("hann", torch.outer(window, window).flatten().repeat(anchors)[None])  # (1, K)
+        self.register_buffer("hann", torch.outer(window, window).flatten().repeat(anchors)[None], persistent=False)  # (1, K)
         grid = torch.arange(cells, dtype=torch.float32)
-        self.register_buffer("cell_row", grid.repeat_interleave(cells)[None])  # (1, N*N)
-        self.register_buffer("cell_column", grid.repeat(cells)[None])
+        self.register_buffer("cell_row", grid.repeat_interleave(cells)[None], persistent=False)  # (1, N*N)
+        self.register_buffer("cell_column", grid.repeat(cells)[None], persistent=False)
 
     def forward(self, p: Tensor, boxes: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The next state for the best candidate.
@@ -139,15 +140,16 @@ class PointDecode(nn.Module):
         super().__init__()
         self.select = Select(crop, spec, cells, 1)
         grid = (torch.arange(cells, dtype=torch.float32) - cells // 2) * stride
-        self.register_buffer("points", torch.stack((grid.repeat(cells), grid.repeat_interleave(cells)))[None])  # (1, 2, K)
+        points = torch.stack((grid.repeat(cells), grid.repeat_interleave(cells)))[None]  # (1, 2, K)
+        self.register_buffer("points", points, persistent=False)
 
     def candidates(self, cls: Tensor, loc: Tensor) -> tuple[Tensor, Tensor]:
         """Foreground probability (B, K) and boxes (B, 4, K) centre x, y, width, height, in patch px from the patch centre."""
         p = torch.softmax(cls.flatten(2), dim=1)[:, 1]
         left_top, right_bottom = loc.flatten(2)[:, 0:2], loc.flatten(2)[:, 2:4]
-        # Only V1-type heads emit absurd distances off the target; bounded so that their penalty stays finite.
-        limit = math.exp(MAX_LOG_SIZE)
-        left_top, right_bottom = torch.clamp(left_top, max=limit), torch.clamp(right_bottom, max=limit)
+        # Off the target heads may emit absurd distances; bounded so that their penalty stays finite.
+        least, most = math.exp(-MAX_LOG_SIZE), math.exp(MAX_LOG_SIZE)
+        left_top, right_bottom = torch.clamp(left_top, least, most), torch.clamp(right_bottom, least, most)
         return p, torch.cat((self.points + (right_bottom - left_top) / 2, left_top + right_bottom), dim=1)
 
     def forward(self, cls: Tensor, loc: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -193,7 +195,7 @@ class AnchorDecode(nn.Module):
         for width, height in anchor_sizes(stride, scale, ratios):
             flat = torch.ones(cells * cells)
             rows.append(torch.stack((grid.repeat(cells), grid.repeat_interleave(cells), width * flat, height * flat)))
-        self.register_buffer("boxes", torch.cat(rows, dim=1)[None])  # (1, 4, K)
+        self.register_buffer("boxes", torch.cat(rows, dim=1)[None], persistent=False)  # (1, 4, K)
 
     def candidates(self, cls: Tensor, loc: Tensor) -> tuple[Tensor, Tensor]:
         """Foreground probability (B, K) and boxes (B, 4, K) centre x, y, width, height, in patch px from the patch centre."""
@@ -201,7 +203,7 @@ class AnchorDecode(nn.Module):
         p = torch.softmax(cls.reshape(batch, 2, -1), dim=1)[:, 1]
         delta = loc.reshape(batch, 4, -1)
         centre = delta[:, :2] * self.boxes[:, 2:] + self.boxes[:, :2]
-        size = torch.exp(torch.clamp(delta[:, 2:], max=MAX_LOG_SIZE)) * self.boxes[:, 2:]
+        size = torch.exp(torch.clamp(delta[:, 2:], -MAX_LOG_SIZE, MAX_LOG_SIZE)) * self.boxes[:, 2:]
         return p, torch.cat((centre, size), dim=1)
 
     def forward(self, cls: Tensor, loc: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

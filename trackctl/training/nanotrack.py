@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from trackctl.runtime.errors import WeightsError
 from trackctl.runtime.geometry import CropSpec
+from trackctl.training.correlation import depthwise_correlation
 from trackctl.training.decode import MAX_LOG_SIZE, DecodeSpec, PointDecode
 from trackctl.training.model import TrackerModel
 
@@ -100,7 +101,7 @@ class InvertedResidual(nn.Module):
         return features + convolved if self.residual else convolved
 
 
-class Backbone(nn.Module):
+class NanoBackbone(nn.Module):
     """Features of stride 16."""
 
     def __init__(self, stages: Sequence[Stage]) -> None:
@@ -161,18 +162,19 @@ class PixelCorrelation(nn.Module):
 
     def kernel(self, template: Tensor) -> Tensor:
         """Template features (B, C, 8, 8) as one row of C weights per template cell, row-major: (B, 64, C)."""
-        return self.conv_kernel(template).flatten(2).transpose(1, 2)
+        projected: Tensor = self.conv_kernel(template)
+        return projected.flatten(2).transpose(1, 2)
 
     def forward(self, kernel: Tensor, search: Tensor) -> Tensor:
         """Kernel (B, 64, C) and search features (B, C, 16, 16) -> (B, 64, N, N)."""
         projected: Tensor = self.conv_search(search)
-        side = projected.shape[-1]
         response = torch.matmul(kernel, projected.flatten(2))  # (B, 64, 256)
-        result: Tensor = self.conv(self.CA_layer(response.unflatten(2, (side, side))))
+        response = response.reshape(-1, CORRELATION_CHANNELS, *projected.shape[2:])  # (B, 64, 16, 16)
+        result: Tensor = self.conv(self.CA_layer(response))
         return result
 
 
-class DepthwiseCorrelation(nn.Module):
+class CentreCorrelation(nn.Module):
     """Channel by channel correlation with the central 4x4 of the template, padding 1: 16 cells become 15."""
 
     CENTRE = slice(2, 6)
@@ -190,9 +192,7 @@ class DepthwiseCorrelation(nn.Module):
     def forward(self, kernel: Tensor, search: Tensor) -> Tensor:
         """Kernel (B, C, 4, 4) and search features (B, C, 16, 16) -> (B, C, 15, 15)."""
         projected = F.pad(self.conv_search(search), (1, 1, 1, 1))  # (B, C, 18, 18)
-        batch, channels = kernel.shape[:2]
-        response = F.conv2d(projected.flatten(0, 1)[None], kernel.flatten(0, 1)[:, None], groups=batch * channels)
-        return response.unflatten(1, (batch, channels))[0]
+        return depthwise_correlation(projected, kernel)
 
 
 def separable_tower(widths: Sequence[int], kernels: Sequence[int]) -> nn.Sequential:
@@ -250,7 +250,7 @@ class HeadV1(nn.Module):
         return (self.corr_pw.kernel(features),)
 
     def forward(self, features: Tensor, memory: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """cls (B, 2, 16, 16), loc (B, 4, 16, 16)."""
+        """Maps cls (B, 2, 16, 16), loc (B, 4, 16, 16)."""
         response = self.corr_pw(memory[0], features)  # (B, 64, 16, 16)
         return self.cls_logits(self.cls_tower(response)), distances(self.bbox_pred(self.bbox_tower(response)))
 
@@ -275,7 +275,7 @@ class HeadV2(nn.Module):
         return self.corr_pw_cls.kernel(features), self.corr_pw_reg.kernel(features)
 
     def forward(self, features: Tensor, memory: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """cls (B, 2, 16, 16), loc (B, 4, 16, 16)."""
+        """Maps cls (B, 2, 16, 16), loc (B, 4, 16, 16)."""
         cls = self.cls_pred(self.cls_pw_tower(self.corr_pw_cls(memory[0], features)))
         loc = self.bbox_pred(self.bbox_pw_tower(self.corr_pw_reg(memory[1], features)))
         return cls, distances(loc)
@@ -291,8 +291,8 @@ class HeadV3(nn.Module):
         width = 96
         self.corr_pw_cls = PixelCorrelation(project=width, shrink=True)
         self.corr_pw_reg = PixelCorrelation(project=width, shrink=True)
-        self.corr_dw_cls = DepthwiseCorrelation(width)
-        self.corr_dw_reg = DepthwiseCorrelation(width)
+        self.corr_dw_cls = CentreCorrelation(width)
+        self.corr_dw_reg = CentreCorrelation(width)
         self.down_cls = prediction(CORRELATION_CHANNELS + width, width)
         self.down_reg = prediction(CORRELATION_CHANNELS + width, width)
         self.cls_tower = linear_tower(width, 6)
@@ -306,7 +306,7 @@ class HeadV3(nn.Module):
         return *pixelwise, self.corr_dw_cls.kernel(features), self.corr_dw_reg.kernel(features)
 
     def forward(self, features: Tensor, memory: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """cls (B, 2, 15, 15), loc (B, 4, 15, 15)."""
+        """Maps cls (B, 2, 15, 15), loc (B, 4, 15, 15)."""
         both_cls = torch.cat((self.corr_pw_cls(memory[0], features), self.corr_dw_cls(memory[2], features)), dim=1)
         both_reg = torch.cat((self.corr_pw_reg(memory[1], features), self.corr_dw_reg(memory[3], features)), dim=1)
         cls = self.cls_logits(self.cls_tower(self.down_cls(both_cls)))
@@ -340,16 +340,20 @@ class NanoTrack(TrackerModel):
         self.version = version
         self.crop = CropSpec()
         self.memory_names = head.memory_names
-        self.backbone = Backbone(stages)
+        self.backbone = NanoBackbone(stages)
         self.ban_head = head
         self.decode = PointDecode(self.crop, spec, cells=cells, stride=STRIDE)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                # [ours] Gain 1 for patches of 0..255: PyTorch's default fades to a constant map, He's saturates the distances.
+                nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
 
     def template(self, patch: Tensor) -> tuple[Tensor, ...]:
         """The correlation kernels: see ``template`` of the head."""
         return self.ban_head.template(self.backbone(patch))
 
     def search(self, patch: Tensor, memory: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """cls (B, 2, N, N) and loc (B, 4, N, N)."""
+        """Maps cls (B, 2, N, N) and loc (B, 4, N, N)."""
         maps: tuple[Tensor, Tensor] = self.ban_head(self.backbone(patch), memory)
         return maps
 

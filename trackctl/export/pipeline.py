@@ -1,0 +1,298 @@
+"""From a checkpoint to a verified bundle."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx
+
+from trackctl import __version__
+from trackctl.calibration.footage import Footage
+from trackctl.calibration.record import Recorded, record
+from trackctl.export.frame_graph import FrameFormat, export_frame_graph
+from trackctl.export.graphs import Role, export_patch_graph, fold_batch_norm
+from trackctl.export.int8 import DEFAULT_METHOD, Method, quantise
+from trackctl.export.precision import half_core
+from trackctl.export.verify import Report, verify
+from trackctl.runtime.bundle import Bundle, GraphEntry, Manifest, frame_key, graph_entry, write_bundle
+from trackctl.runtime.contract import TensorSpec
+from trackctl.runtime.engines.onnxruntime import OnnxRuntimeEngine
+from trackctl.runtime.engines.tensorrt import ADVICE, Built, build_engine, load_library
+from trackctl.runtime.errors import EngineError, ExportError, InputError, WeightsError
+from trackctl.runtime.manifest import PRECISIONS, Precision
+from trackctl.training.model import TrackerModel
+from trackctl.training.weights import weights_sha256
+from trackctl.training.zoo import build, entry, load, weights_path
+
+DEFAULT_FRAMES = (FrameFormat(frame_hw=(512, 640)),)
+ROLES: tuple[Role, ...] = ("template", "search")
+
+# Told in one line what is being done.
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Where int8 ranges come from.
+
+    Attributes:
+        footage: clip with a target, tracked in float32 while the search graph's inputs are recorded.
+        method: how a range follows from the values seen.
+        limit: most frames to use.
+    """
+
+    footage: Footage
+    method: Method = DEFAULT_METHOD
+    limit: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What an export made.
+
+    Attributes:
+        bundle: as written.
+        report: what :func:`trackctl.export.verify.verify` measured; None if there was no footage.
+        engines: TensorRT engines built into the bundle's cache.
+        advice: for each engine that was asked for and could not be built here, how to get it.
+        untrained: the model has its initial weights, because none were given and none are shipped.
+    """
+
+    bundle: Bundle
+    report: Report | None
+    engines: tuple[Built, ...] = ()
+    advice: tuple[str, ...] = ()
+    untrained: bool = False
+
+
+def export(
+    name: str,
+    *,
+    out: Path,
+    precision: Precision = "fp32",
+    weights: Path | None = None,
+    frames: Sequence[FrameFormat] = DEFAULT_FRAMES,
+    calibration: Calibration | None = None,
+    footage: Footage | None = None,
+    engines: Sequence[str] = (),
+    force: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Exported:
+    """The bundle ``<out>/<name>-<precision>.trk`` of a model of the zoo.
+
+    Args:
+        name: model of the zoo.
+        out: folder for the bundle.
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        weights: file; None takes those in the package, or the initial ones if none are shipped.
+        frames: frame formats to make frame graphs for.
+        calibration: needed for ``int8``.
+        footage: clip to verify the graphs on; None leaves them unverified.
+        engines: ``tensorrt``, ``tensorrt_rtx``: kinds of engine to build into the bundle's cache as well.
+        force: write the bundle even if it fails its verification.
+        threads: CPU threads of ONNX Runtime while calibrating and verifying; None leaves the number to it.
+        progress: told of each step.
+
+    Raises:
+        InputError: no such model or precision, or int8 without calibration.
+        WeightsError: no weights or ones that do not fit.
+        ExportError: the graphs do not track like the model.
+        BundleError: the bundle cannot be written.
+    """
+    tell = progress or (lambda _: None)
+    untrained = weights is None and entry(name).weights is None
+    if untrained:
+        tell(f"building {name} with its initial weights")
+        model, origin = build(name), {"weights": "initial"}
+    else:
+        path = weights_path(name, weights)
+        tell(f"loading {name} from {path.name}")
+        model, origin = load(name, path), {"weights": path.name, "weights_sha256": weights_sha256(path)}
+    exported = export_model(
+        model,
+        name,
+        out=out,
+        precision=precision,
+        frames=frames,
+        calibration=calibration,
+        footage=footage,
+        engines=engines,
+        force=force,
+        threads=threads,
+        provenance=origin,
+        progress=tell,
+    )
+    return replace(exported, untrained=untrained)
+
+
+def model_of(bundle: Bundle, weights: Path | None = None) -> TrackerModel:
+    """The model that a bundle was exported from.
+
+    Args:
+        bundle: of a model of the zoo.
+        weights: the file it was exported with, if not the one in the package.
+
+    Raises:
+        InputError: the bundle's model is not in the zoo.
+        WeightsError: the weights are missing, do not fit or are not those of the bundle.
+    """
+    name, recorded = bundle.manifest.system, bundle.manifest.provenance.get("weights_sha256")
+    if recorded is None:
+        return build(name)
+    path = weights_path(name, weights)
+    if (found := weights_sha256(path)) != recorded:
+        raise WeightsError(
+            f"got the weights {path.name} with the checksum {found[:12]}..., expected {recorded[:12]}... of "
+            f"{bundle.manifest.provenance['weights']}, with which {bundle.path.name} was exported: give that file"
+        )
+    return load(name, path)
+
+
+def export_model(
+    model: TrackerModel,
+    name: str,
+    *,
+    out: Path,
+    precision: Precision = "fp32",
+    frames: Sequence[FrameFormat] = (),
+    calibration: Calibration | None = None,
+    footage: Footage | None = None,
+    engines: Sequence[str] = (),
+    force: bool = False,
+    threads: int | None = None,
+    provenance: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> Exported:
+    """The bundle of any model; arguments and errors as in :func:`export`.
+
+    Args:
+        model: in float32; put in evaluation mode.
+        name: what the bundle is called.
+        provenance: where the weights come from.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"got the precision {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    if precision == "int8" and calibration is None:
+        raise InputError("got the precision int8 without a clip to calibrate on: give one that shows your camera's scenes")
+    tell = progress or (lambda _: None)
+    model = model.eval()
+    origin = {**(provenance or {}), **{package: version(package) for package in ("torch", "onnx")}, "trackctl": __version__}
+    with tempfile.TemporaryDirectory() as work:
+        folder = Path(work)
+        patch = _patch_graphs(model, precision, tell)
+        if precision == "int8" and calibration is not None:
+            tell(f"calibrating on {calibration.footage.name}")
+            recorded = _record(model, patch, calibration, folder, threads)
+            tell(f"quantising with the ranges of {len(recorded.feeds)} frames")
+            patch["search"] = quantise(patch["search"], recorded.feeds, method=calibration.method)
+            origin |= {
+                "calibration": recorded.source,
+                "calibration_frames": " ".join(map(str, recorded.frames)),
+                "calibration_method": calibration.method,
+            }
+        entries: dict[str, GraphEntry] = {role: _save(graph, role, folder) for role, graph in patch.items()}
+        for form in frames:
+            tell(f"adding the crop of {form} frames")
+            for role in ROLES:
+                key = frame_key(role, form.frame_hw, form.layout)
+                entries[key] = _save(export_frame_graph(patch[role], role, model.crop, form), key, folder)
+        manifest = Manifest(
+            system=name,
+            precision=precision,
+            channels=model.channels,
+            crop=model.crop,
+            decode=_decode_constants(model),
+            memory=tuple(model.memory_names),
+            graphs=entries,
+            provenance=origin,
+        )
+        report = None
+        if footage is not None:
+            report = verify(Bundle(folder, manifest), model, footage, threads=threads, progress=tell)
+            if report.failures and not force:
+                raise ExportError(
+                    f"{name} in {precision} does not track like its model: {'; '.join(report.failures)}: see --force"
+                )
+        target = out / f"{name}-{precision}.trk"
+        bundle = write_bundle(target, manifest, folder, None if report is None else report.to_json())
+    built, advice = build_engines(bundle, engines, tell)
+    return Exported(bundle=bundle, report=report, engines=built, advice=advice)
+
+
+def build_engines(
+    bundle: Bundle, kinds: Sequence[str], progress: Progress | None = None
+) -> tuple[tuple[Built, ...], tuple[str, ...]]:
+    """The engines of every graph built into the bundle's cache, and for each kind that cannot be built here how to get it.
+
+    Raises:
+        EngineError: the library is there but refuses a graph.
+        InputError: there is no such kind.
+    """
+    built: list[Built] = []
+    advice: list[str] = []
+    for kind in kinds:
+        try:
+            library = load_library(kind)
+        except EngineError:
+            advice.append(f"{kind} is not installed here, so its engines will be built on the device: {ADVICE[kind]}")
+            continue
+        for key in bundle.manifest.graphs:
+            if progress is not None:
+                progress(f"building the {kind} engine of {key}")
+            path = bundle.engine_cache(key, kind, version=library.__version__)
+            built.append(build_engine(kind, bundle.graph_path(key), path))
+    return tuple(built), tuple(advice)
+
+
+def _patch_graphs(model: TrackerModel, precision: Precision, tell: Progress) -> dict[Role, onnx.ModelProto]:
+    folded = fold_batch_norm(model)
+    lowered = half_core(folded) if precision == "fp16" else folded
+    graphs: dict[Role, onnx.ModelProto] = {}
+    for role in ROLES:
+        tell(f"exporting the {role} graph")
+        graphs[role] = export_patch_graph(lowered, role)
+    return graphs
+
+
+def _record(
+    model: TrackerModel, graphs: Mapping[Role, onnx.ModelProto], calibration: Calibration, folder: Path, threads: int | None
+) -> Recorded:
+    """What the float32 search graph meets on the calibration footage."""
+    engines = []
+    for role in ROLES:
+        path = folder / f"float.{role}.onnx"
+        saved = _save(graphs[role], path.stem, folder)
+        engines.append(
+            OnnxRuntimeEngine.open(
+                path, expected_inputs=saved.inputs, expected_outputs=saved.outputs, threads=threads, precision="fp32"
+            )
+        )
+    template, search = engines
+    with template, search:
+        return record(template, search, calibration.footage, crop=model.crop, channels=model.channels, limit=calibration.limit)
+
+
+def _save(graph: onnx.ModelProto, key: str, folder: Path) -> GraphEntry:
+    path = folder / f"{key}.onnx"
+    path.write_bytes(graph.SerializeToString(deterministic=True))
+    return graph_entry(path, tensor_specs(graph.graph.input), tensor_specs(graph.graph.output))
+
+
+def tensor_specs(values: Sequence[onnx.ValueInfoProto]) -> dict[str, TensorSpec]:
+    """Dtype and shape by name of a graph's inputs or outputs."""
+    specs = {}
+    for value in values:
+        tensor = value.type.tensor_type
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+        specs[value.name] = TensorSpec(dtype, tuple(size.dim_value for size in tensor.shape.dim))
+    return specs
+
+
+def _decode_constants(model: TrackerModel) -> dict[str, float | list[float]]:
+    select = model.decode.select
+    return {**asdict(select.spec), "cells": select.cells, "anchors": select.anchors}

@@ -1,0 +1,138 @@
+"""Every tracker that can be built by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from trackctl.runtime.errors import InputError, WeightsError
+from trackctl.training.dcfg import dcfg_edge, dcfg_r50
+from trackctl.training.model import TrackerModel
+from trackctl.training.nanotrack import nanotrack_v1, nanotrack_v2, nanotrack_v3
+from trackctl.training.siamrpn import siamrpn_r50
+from trackctl.training.weights import load_weights
+
+DEFAULT_MODEL = "dcfg-edge"
+
+PACKAGED_WEIGHTS = Path(__file__).parent / "weights"
+
+# Seed of the initial weights: the same name twice is the same model.
+SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    """One tracker of the zoo.
+
+    Attributes:
+        build: constructor call.
+        description: one line for people.
+        source: the paper or repository it follows.
+        weights: file in the package's weights folder; None if none is shipped.
+        weights_from: where weights can be had and under which licence.
+    """
+
+    build: Callable[[], TrackerModel]
+    description: str
+    source: str
+    weights: str | None = None
+    weights_from: str
+
+
+_NANOTRACK = {
+    "source": "HonglinChu/SiamTrackers, NanoTrack (no paper)",
+    "weights_from": "published by its author, Apache-2.0; save the checkpoint's state_dict as .npz",
+}
+_DCFG = "Diverse cross-channel fine-grained feature learning and progressive fusion for TIR tracking"
+_TRAINED_HERE = "train it: trackctl train"
+
+MODELS: dict[str, ModelEntry] = {
+    "dcfg-edge": ModelEntry(
+        build=dcfg_edge,
+        description="DCFG on a light backbone of one level, for CPUs and small GPUs",
+        source=_DCFG,
+        weights="dcfg-edge.safetensors",
+        weights_from="shipped with the package, Apache-2.0",
+    ),
+    "dcfg-r50": ModelEntry(
+        build=dcfg_r50,
+        description="DCFG as published: ResNet-50, three levels",
+        source=_DCFG,
+        weights_from=_TRAINED_HERE,
+    ),
+    "siamrpn-r50": ModelEntry(
+        build=siamrpn_r50,
+        description="SiamRPN++ as published: ResNet-50, three levels; the baseline of DCFG",
+        source="SiamRPN++ (Li et al., CVPR 2019)",
+        weights_from=_TRAINED_HERE,
+    ),
+    "nanotrack-v1": ModelEntry(build=nanotrack_v1, description="NanoTrack V1, 0.29 M parameters", **_NANOTRACK),
+    "nanotrack-v2": ModelEntry(
+        build=nanotrack_v2, description="NanoTrack V2, 0.33 M parameters; the network of cv2.TrackerNano", **_NANOTRACK
+    ),
+    "nanotrack-v3": ModelEntry(
+        build=nanotrack_v3, description="NanoTrack V3, 0.54 M parameters; the best of the three", **_NANOTRACK
+    ),
+}
+
+
+def entry(name: str) -> ModelEntry:
+    """The zoo's entry of that name.
+
+    Raises:
+        InputError: there is none; names the nearest.
+    """
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "choose one of them"
+        raise InputError(f"got the model {name!r}, expected one of {', '.join(MODELS)}: {hint}")
+    return MODELS[name]
+
+
+def build(name: str) -> TrackerModel:
+    """The model in evaluation mode with seeded initial weights; the global random state is left alone.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    constructor = entry(name).build
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        return constructor().eval()
+
+
+def weights_path(name: str, weights: str | Path | None = None) -> Path:
+    """The weights file to load: the one given, otherwise the one shipped for that model.
+
+    Raises:
+        InputError: there is no such model.
+        WeightsError: none is given and none is shipped.
+    """
+    found = entry(name)
+    if weights is not None:
+        return Path(weights)
+    if found.weights is None:
+        raise WeightsError(f"no weights of {name} are shipped, expected a file: give one ({found.weights_from})")
+    path = PACKAGED_WEIGHTS / found.weights
+    if not path.is_file():
+        raise WeightsError(
+            f"the weights {found.weights} of {name} are missing from this installation: install it again or give a file"
+        )
+    return path
+
+
+def load(name: str, weights: str | Path | None = None) -> TrackerModel:
+    """The model in evaluation mode with the weights of the file given, otherwise with those shipped.
+
+    Raises:
+        InputError: there is no such model.
+        WeightsError: there are no such weights or they do not fit.
+    """
+    path = weights_path(name, weights)
+    model = build(name)
+    load_weights(model, path)
+    return model

@@ -287,7 +287,8 @@ def _run(clip: Source, tracker: Tracker, box: Box, sinks: list[Sink], frames: in
         TextColumn("{task.fields[status]}"),
     )
     total = clip.count if frames is None else min(frames, clip.count or frames)
-    with Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as progress:
         task = progress.add_task("tracking", total=total, status="")
 
         def show(_: Frame, result: Result) -> None:

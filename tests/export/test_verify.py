@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ from onnx import numpy_helper
 from trackctl.calibration.drift import Difference, Drift
 from trackctl.export import verify as proof
 from trackctl.export.frame_graph import FrameFormat
-from trackctl.export.pipeline import Calibration, export_model
+from trackctl.export.pipeline import export_model
 from trackctl.export.verify import verify
 from trackctl.runtime.bundle import Bundle
 
@@ -37,7 +38,7 @@ def test_a_faithful_bundle_passes(bundle, tiny, footage):
         assert drift.step_iou > 0.9999
         assert {"z_cls", "z_loc", "next_state", "score", "quality", "cls", "loc"} <= drift.tensors.keys()
         assert ("fill" in drift.tensors) == (cut != "patch")
-        assert 0.0 < drift.tensors["cls"].mixed < 1e-4
+        assert 0.0 < drift.tensors["cls"].mixed < 1e-5
         assert drift.auc is not None
     patch = report.cuts["patch"]
     assert patch.auc == pytest.approx(patch.reference_auc, abs=0.05)
@@ -50,21 +51,24 @@ def test_the_report_is_json_without_noise(bundle, tiny, footage):
 
 
 def test_a_damaged_graph_is_caught(bundle, tiny, footage, tmp_path):
-    """One weight of one frame graph off by a hundredth of the largest."""
+    """One bias of one frame graph off by a hundredth."""
     key = "search.frame.128x96.gray8"
     for entry in bundle.manifest.graphs.values():
         (tmp_path / entry.file).write_bytes((bundle.path / entry.file).read_bytes())
     path = tmp_path / bundle.graph(key).file
     graph = onnx.load(path)
-    weights = next(tensor for tensor in graph.graph.initializer if tensor.name.endswith("heads.0.1.weight"))
-    values = numpy_helper.to_array(weights).copy()
-    values.flat[20] += 0.01 * np.abs(values).max()
-    weights.CopyFrom(numpy_helper.from_array(values, weights.name))
+    bias = next(tensor for tensor in graph.graph.initializer if tensor.name.endswith("heads.0.1.bias"))
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.01), bias.name))
     onnx.save(graph, path)
     report = verify(Bundle(tmp_path, bundle.manifest), tiny, footage, threads=1)
     assert len(report.failures) == 1
     assert report.failures[0].startswith("frame.128x96.gray8: cls differs by ")
-    assert report.failures[0].endswith("fp32 may differ by 0.0001")
+    assert report.failures[0].endswith("fp32 may differ by 5e-05")
+
+
+def test_what_is_not_finite_is_null_in_the_report():
+    report = proof.Report(precision="fp16", engine="e", footage="f", cuts={"patch": drift(maps=math.inf)}, failures=())
+    assert report.to_json()["cuts"]["patch"]["tensors"]["cls"] == {"absolute": None, "mixed": None}
 
 
 def drift(step_iou: float = 1.0, maps: float = 0.0, auc: float | None = None) -> Drift:
@@ -83,8 +87,8 @@ def drift(step_iou: float = 1.0, maps: float = 0.0, auc: float | None = None) ->
 @pytest.mark.parametrize(
     ("precision", "measured", "failure"),
     [
-        ("fp32", drift(maps=0.9e-4), None),
-        ("fp32", drift(maps=1.1e-4), "cls differs by 0.00011, fp32 may differ by 0.0001"),
+        ("fp32", drift(maps=4.9e-5), None),
+        ("fp32", drift(maps=5.1e-5), "cls differs by 5.1e-05, fp32 may differ by 5e-05"),
         ("fp32", drift(step_iou=0.98), "one step agrees to a mean IoU of 0.9800, fp32 needs 0.99"),
         ("fp32", drift(auc=0.5), None),
         ("fp16", drift(maps=0.1, step_iou=0.981), None),
@@ -99,15 +103,11 @@ def test_each_precision_has_its_budget(precision, measured, failure):
     assert failures == ([] if failure is None else [f"patch: {failure}"])
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_a_lower_precision_is_measured(tiny, footage, tmp_path, precision):
-    calibration = Calibration(footage=footage, limit=8)
-    exported = export_model(
-        tiny, "tiny", out=tmp_path, precision=precision, calibration=calibration, footage=footage, threads=1, force=True
-    )
+def test_half_precision_is_measured(tiny, footage, tmp_path):
+    exported = export_model(tiny, "tiny", out=tmp_path, precision="fp16", footage=footage, threads=1)
     assert exported.report is not None
+    assert exported.report.failures == ()
     patch = exported.report.cuts["patch"]
-    assert patch.step_iou > 0.9
-    assert 1e-4 < patch.tensors["cls"].mixed < 1.0
-    # The template of an int8 bundle stays in float32.
-    assert (patch.tensors["z_cls"].mixed < 1e-4) == (precision == "int8")
+    assert patch.step_iou > 0.999
+    assert 1e-5 < patch.tensors["cls"].mixed < 1e-2
+    assert 1e-5 < patch.tensors["z_cls"].mixed < 1e-2

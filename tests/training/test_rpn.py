@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -148,30 +150,40 @@ def test_only_negative_pairs_leave_the_boxes_alone() -> None:
     assert not any(value.grad.any() for value in model.rpn.loc.parameters() if value.grad is not None)
 
 
-def test_it_learns_to_find_a_bright_square() -> None:
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_it_learns_to_find_a_bright_square(one_thread: None) -> None:
     """A few dozen steps on squares of random place; then unseen ones are found, through the graph that is deployed."""
     model = small(levels=1, decode=DecodeSpec(penalty_k=0.0, window=0.0, lr=1.0))
     generator = torch.Generator().manual_seed(5)
 
-    def scene(batch: int) -> tuple[Tensor, Tensor, Tensor]:
-        template = torch.full((batch, 3, 127, 127), 60.0)
-        template[:, :, 32:95, 32:95] = 200.0
-        search = torch.full((batch, 3, 255, 255), 60.0)
+    def scenes(batch: int) -> tuple[Tensor, Tensor, Tensor]:
+        template = torch.full((batch, 3, 127, 127), 100.0)
+        template[:, :, 32:95, 32:95] = 160.0
+        search = torch.full((batch, 3, 255, 255), 100.0)
         corner = torch.randint(30, 162, (batch, 2), generator=generator)
-        for i, (x, y) in enumerate(corner.tolist()):
-            search[i, :, y : y + 63, x : x + 63] = 200.0
-        noise = [torch.randn(patch.shape, generator=generator) * 8 for patch in (template, search)]
-        return template + noise[0], search + noise[1], torch.cat((corner, corner + 63), dim=1).float()
+        for patch, (x, y) in zip(search, corner.tolist(), strict=True):
+            patch[:, y : y + 63, x : x + 63] = 160.0
+        template += 25.0 * torch.randn(template.shape, generator=generator)
+        search += 25.0 * torch.randn(search.shape, generator=generator)
+        return template, search, torch.cat((corner, corner + 63), dim=1).float()
 
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    model.train()
-    for _ in range(60):
-        template, search, boxes = scene(4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for step in range(70):
+        # The running statistics of so short a run lag behind the weights, which therefore get used to them at the end.
+        model.train(step < 40)
+        template, search, boxes = scenes(4)
         losses = model.losses(template, search, boxes, torch.ones(4, dtype=torch.bool), generator=generator)
         optimizer.zero_grad()
         losses["total"].backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    template, search, boxes = scene(4)
+    template, search, boxes = scenes(4)
     graph = SearchGraph(model.eval())
     # A frame whose search window is the search patch itself: a 63.5 px box in the middle of 255 px.
     state = torch.tensor([[127.5, 127.5, 63.5, 63.5, 255.0, 255.0]])
@@ -179,7 +191,7 @@ def test_it_learns_to_find_a_bright_square() -> None:
         for i in range(4):
             memory = model.template(template[i : i + 1])
             next_state, score, *_ = graph(search[i : i + 1], state, *memory)
-            found = next_state[0, :4].tolist()
             left, top, right, bottom = boxes[i].tolist()
-            assert float(iou(Box.from_centre(*found), (left, top, right - left, bottom - top))) > 0.6
+            found = Box.from_centre(*next_state[0, :4].tolist())
+            assert float(iou(found, (left, top, right - left, bottom - top))) > 0.6
             assert float(score) > 0.7

@@ -37,7 +37,8 @@ class Difference:
 
     Attributes:
         absolute: in the tensor's own unit.
-        mixed: divided by 1 + the reference's magnitude, element by element: absolute for small values, relative for large ones.
+        mixed: divided by 1 + the largest magnitude in the reference: absolute for small tensors, relative for large ones. Not
+            element by element, because where large terms cancel a value near zero carries the rounding of the large ones.
     """
 
     absolute: float = 0.0
@@ -46,9 +47,12 @@ class Difference:
     def add(self, reference: Array, candidate: Array) -> None:
         """Take one more pair of tensors of equal shape. A value that is not finite in one alone counts as infinite."""
         a, b = reference.astype(np.float64), candidate.astype(np.float64)
-        apart = np.where(a == b, 0.0, np.nan_to_num(np.abs(b - a), nan=np.inf))
-        self.absolute = max(self.absolute, float(apart.max()))
-        self.mixed = max(self.mixed, float((apart / (1.0 + np.abs(np.nan_to_num(a, posinf=0.0, neginf=0.0)))).max()))
+        with np.errstate(invalid="ignore"):
+            apart = np.where(a == b, 0.0, np.abs(b - a))
+        apart[np.isnan(apart)] = np.inf
+        largest = float(apart.max())
+        self.absolute = max(self.absolute, largest)
+        self.mixed = max(self.mixed, largest / (1.0 + float(np.abs(a[np.isfinite(a)]).max(initial=0.0))))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -108,12 +108,7 @@ class _Follower:
 
     def init(self, step: int, frame: Frame) -> Box:
         """Give the tracker the annotation; the box given."""
-        number = int(self._frames[step])
-        self._box = initial_box(self._sequence, number)
-        try:
-            self._tracker.init(frame, self._box)
-        except BoxError as error:
-            raise InputError(f"{self._sequence.truth_file} frame {number}: {error}") from error
+        self._box = give(self._tracker, self._sequence, int(self._frames[step]), frame)
         self._free = step + 1
         return self._box
 
@@ -160,6 +155,20 @@ def _with_restarts(follower: _Follower, sequence: Sequence, protocol: ResetProto
             yield str(FAILED)
         else:
             yield written.line(box[0])
+
+
+def give(tracker: TracksFrames, sequence: Sequence, index: int, frame: Frame) -> Box:
+    """The annotated box of a frame, after the tracker was initialised with it.
+
+    Raises:
+        InputError: the box does not fit the frame; with the file's name.
+    """
+    box = initial_box(sequence, index)
+    try:
+        tracker.init(frame, box)
+    except BoxError as error:
+        raise InputError(f"{sequence.truth_file} frame {index}: {error}") from error
+    return box
 
 
 def initial_box(sequence: Sequence, index: int) -> Box:

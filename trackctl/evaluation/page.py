@@ -28,6 +28,7 @@ th{font-weight:600;vertical-align:bottom}th:first-child,td:first-child,.text{tex
 .scores th,.scores td{padding:5px 9px}
 td.best{font-weight:700}td.bar{background:linear-gradient(90deg,var(--bar) var(--share),transparent var(--share))}
 .charts{display:grid;gap:16px;grid-template-columns:repeat(auto-fit,minmax(330px,1fr))}
+.beside{display:flex;flex-wrap:wrap;gap:16px;align-items:flex-start}.beside .card{flex:1 1 330px;max-width:400px}
 .card{background:var(--card);border:1px solid var(--rule);border-radius:6px;padding:14px;max-width:520px}
 svg{display:block;width:100%;height:auto}svg text{fill:var(--faint);font-size:11px}svg .label{font-size:12px;fill:var(--ink)}
 .grid{stroke:var(--rule);fill:none}.mark{stroke:var(--faint);stroke-dasharray:2 3}
@@ -45,7 +46,6 @@ _HEADINGS: dict[str, tuple[str, str, bool]] = {
     "norm_precision": ("Norm.<br>precision", ".3f", True),
     "ao": ("Mean<br>overlap", ".3f", True),
     "sr_0.5": ("SR 0.5", ".3f", True),
-    "sr_0.75": ("SR 0.75", ".3f", True),
     "eao": ("EAO", ".3f", True),
     "accuracy": ("Accuracy", ".3f", True),
     "robustness": ("Robustness", ".3f", True),
@@ -223,7 +223,7 @@ def _attributes(entries: Sequence[Entry]) -> str:
         rings = [(entry.name, row) for entry, row in zip(entries, values, strict=True)]
         radar = f'<div class="card">{radar_chart(names, rings)}</div>'
     title = f"{_HEADINGS[score][0]} by attribute"
-    return f'<h2>{title}</h2><div class="charts">{radar}{_table(head, rows)}</div>'
+    return f'<h2>{title}</h2><div class="beside">{radar}{_table(head, rows)}</div>'
 
 
 def _sequences(report: Report) -> str:

@@ -28,7 +28,7 @@ import numpy as np
 from trackctl import __version__
 from trackctl.evaluation import sequence as annotated
 from trackctl.evaluation.annotations import Rows, write_atomically
-from trackctl.evaluation.follow import Run, follow, initial_box, play, read_times, starts
+from trackctl.evaluation.follow import Run, follow, give, play, read_times, starts
 from trackctl.evaluation.page import html_page
 from trackctl.evaluation.protocol import Protocol
 from trackctl.evaluation.realtime import Camera
@@ -69,7 +69,8 @@ def evaluate(
         bundles: bundle folders; their names must differ.
         dataset: with images.
         out: folder of results, made if need be.
-        jobs: processes. Durations are those under this load: measure speed with 1.
+        jobs: processes (on a cluster, sequences at a time; 0 for no limit). Durations are those under this load: measure speed
+            with 1.
         engine: ``auto``, ``onnxruntime``, ``openvino``.
         threads: CPU threads of each engine.
         realtime_fps: also run with a camera of this rate; None leaves that out.
@@ -264,5 +265,5 @@ def _tracker(bundle: Path, graphs: tuple[str, ...], engine: str, threads: int) -
 def _warm_up(tracker: Tracker, sequence: annotated.Sequence) -> None:
     """The first runs of an engine are slow; they shall not count for the speed."""
     frame = next(iter(play(sequence, np.zeros(1, dtype=np.int64))))
-    tracker.init(frame, initial_box(sequence, 0))
+    give(tracker, sequence, 0, frame)
     tracker.update(frame)

@@ -17,7 +17,7 @@ COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#b
 
 _WIDTH, _HEIGHT = 420, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 12, 40
-_RADAR, _RADIUS = 420, 135
+_RADAR, _RADIUS = 380, 140
 
 
 @dataclass(frozen=True, kw_only=True)

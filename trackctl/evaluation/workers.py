@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import cv2
 
-from trackctl.runtime.errors import EngineError, InputError, MissingDependency
+from trackctl.runtime.errors import EngineError, InputError, MissingDependency, TrackctlError
 
 Piece = TypeVar("Piece")
 Answer = TypeVar("Answer")
@@ -82,8 +82,8 @@ def _on_cluster(
         import ray  # type: ignore[import-not-found,unused-ignore]
     except ImportError as error:
         raise MissingDependency("ray", "evaluation on a cluster", "cluster") from error
-    address: dict[str, Any] = {} if cluster == LOCAL else {"address": cluster}
-    ray.init(**address, log_to_driver=False, include_dashboard=False) if cluster == LOCAL else ray.init(**address)
+    address: dict[str, Any] = {"include_dashboard": False} if cluster == LOCAL else {"address": cluster}
+    ray.init(**address, log_to_driver=False)
     try:
         remote = ray.remote(num_cpus=1)(function)
         upcoming = iter(pieces)
@@ -97,6 +97,11 @@ def _on_cluster(
             if not waiting:
                 return
             done, _ = ray.wait(list(waiting), num_returns=1)
-            yield waiting.pop(done[0]), ray.get(done[0])
+            try:
+                answer = ray.get(done[0])
+            except ray.exceptions.RayTaskError as error:
+                # Ray's own message is the traceback on the node.
+                raise (error.cause if isinstance(error.cause, TrackctlError) else error) from None
+            yield waiting.pop(done[0]), answer
     finally:
         ray.shutdown()

@@ -1,6 +1,6 @@
 """What a thermal camera and its scenes do to a patch: random changes of grey patches, cheap enough for one core.
 
-Shapes: S patch side. Patches are (S, S) uint8. Every function returns a new patch or changes only what it was given to change.
+Shapes: S patch side. Patches are (S, S) uint8 and are not modified.
 All strengths are [ours]; the papers print none.
 """
 
@@ -66,8 +66,8 @@ class Augment:
         """The changed patches.
 
         Args:
-            template, search: (S, S) uint8.
-            box_xyxy: the target in the search patch, px; occluders keep most of it visible.
+            template, search: (S, S) uint8, each of its own side.
+            box_xyxy: the target's left, top, right, bottom in the search patch, px; occluders keep half of it visible.
             rng: source of all choices.
         """
         spec = self.spec

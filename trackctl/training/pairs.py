@@ -17,7 +17,7 @@ from trackctl.runtime.geometry import Box, CropSpec, patch_matrix
 from trackctl.training.augment import Augment, AugmentSpec, Gray, paste
 from trackctl.training.data.store import FrameStore
 
-# Shares of the pairs per source.
+# Shares of the pairs per source. [ours]
 MIX: Mapping[str, float] = {"ir_video": 0.45, "hit_uav": 0.33, "seek": 0.06, "davis": 0.16}
 
 # Scenes that never train, for choosing inference constants.
@@ -30,19 +30,21 @@ HELD_OUT = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class PairSpec:
-    """How pairs are drawn. Shifts are in patch px.
+    """How pairs are drawn. Shifts are in patch px. Where nothing else is said the values are [ours].
 
     Attributes:
         mix: share of the pairs per source; sources that the store lacks are left out.
-        negatives: share of pairs whose search patch shows another object or none.
+        negatives: share of pairs whose search patch shows another object or none; 0.2 as in SiamRPN++'s public code.
         reach: most sightings between template and search.
-        search_shift, template_shift: largest offset of the target from the patch centre.
+        search_shift, template_shift: largest offset of the target from the patch centre; 64 and 4 as in SiamRPN++'s public code.
         search_scale: smallest and largest factor of the target's size in the search patch.
         template_scale: largest relative change of the target's size in the template patch.
         stretch: largest relative change of the search patch's aspect.
         looseness: smallest and largest factor of the box's size, the same in template and search, per source; so the network
-            learns to return the kind of box that it was given.
+            learns to return the kind of box that it was given. A source that is not named has boxes of factor 1.
+        squeeze: largest relative change, beyond that, of the box's width and of its height.
         distractors: probability of other objects pasted into the search patch.
+        augment: photometric changes.
     """
 
     mix: Mapping[str, float] = field(default_factory=lambda: dict(MIX))
@@ -56,6 +58,7 @@ class PairSpec:
     looseness: Mapping[str, tuple[float, float]] = field(
         default_factory=lambda: {"ir_video": (0.95, 1.5), "hit_uav": (0.9, 1.2), "seek": (0.9, 1.1), "davis": (0.9, 1.1)}
     )
+    squeeze: float = 0.05
     distractors: float = 0.3
     augment: AugmentSpec = field(default_factory=AugmentSpec)
 
@@ -65,9 +68,10 @@ class Pair:
     """One training pair.
 
     Attributes:
-        template: (Z, Z) uint8. search: (X, X) uint8.
+        template: (Z, Z) uint8.
+        search: (X, X) uint8.
         box_xyxy: float64 (4,) left, top, right, bottom in the search patch, px; may reach beyond it. For a negative pair the box
-            of what the search patch is centred on.
+            of what is shown in place of the target.
         positive: whether the search patch shows the template's target.
     """
 
@@ -84,8 +88,8 @@ class Pairs:
         store: frames and objects.
         spec: how pairs are drawn.
         crop: crop constants, those of the deployed tracker.
-        seed: of all choices.
-        held_out: scenes that are left out, for validation.
+        seed: of all choices, >= 0.
+        held_out: scenes, named ``source/scene``, that are left out.
 
     Raises:
         InputError: no object is left.
@@ -146,9 +150,10 @@ class Pairs:
         return int(self._tracks[source][np.searchsorted(self._chance[source], rng.random())])
 
     def _looseness(self, source: str, rng: np.random.Generator) -> tuple[float, float]:
-        low, high = self.spec.looseness.get(source, (1.0, 1.0))
-        both = rng.uniform(low, high)
-        return both * rng.uniform(0.95, 1.05), both * rng.uniform(0.95, 1.05)
+        spec = self.spec
+        both = rng.uniform(*spec.looseness.get(source, (1.0, 1.0)))
+        width, height = rng.uniform(1.0 - spec.squeeze, 1.0 + spec.squeeze, 2)
+        return both * width, both * height
 
     def _template(self, sighting: int, box: Box, mirrored: bool, rng: np.random.Generator) -> Gray:
         spec, size = self.spec, self.crop.template_size
@@ -225,7 +230,7 @@ class Pairs:
             box = self.store.box(at)
             scale = rng.uniform(0.6, 1.6)
             w, h = max(4, round(scale * width)), max(4, round(scale * height))
-            sides = 1.3 * box.width, 1.3 * box.height
+            sides = 1.3 * box.width, 1.3 * box.height  # the object and some of its surroundings
             square = self._cut(at, box.centre_xy, sides, max(w, h), False)
             angle = rng.uniform(0.0, 2.0 * np.pi)
             direction = np.array([np.cos(angle), np.sin(angle)])

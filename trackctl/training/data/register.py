@@ -2,6 +2,8 @@
 
 Drone stills a moment apart show the same scene from a moved camera. A homography maps one onto the next; annotated boxes that
 agree after the mapping are one object, seen twice under real motion.
+
+Shapes: K key points of a still.
 """
 
 from __future__ import annotations
@@ -13,11 +15,11 @@ from numpy.typing import NDArray
 from trackctl.runtime.geometry import Box, iou
 from trackctl.training.data.store import Gray
 
-# [ours]
-FEATURES = 800
-INLIERS = 30
-REPROJECTION_PX = 3.0
-SAME_OBJECT_IOU = 0.4
+# All [ours].
+FEATURES = 800  # most key points of a still
+INLIERS = 30  # stills with fewer agreeing matches do not register
+REPROJECTION_PX = 3.0  # largest distance of an agreeing match
+SAME_OBJECT_IOU = 0.4  # after the mapping
 
 Features = tuple[NDArray[np.float32], NDArray[np.uint8]]
 
@@ -57,7 +59,14 @@ def moved(box: Box, matrix: NDArray[np.float64]) -> Box:
 
 
 def same_objects(first: list[Box], second: list[Box], matrix: NDArray[np.float64]) -> dict[int, int]:
-    """Which box of the first still is which of the second: pairs that are each other's best after the mapping."""
+    """Number of the box in the second still by its number in the first, for boxes of the same object.
+
+    Boxes are the same object if each is the other's best after the mapping and they overlap enough.
+
+    Args:
+        first, second: boxes of the two stills, px.
+        matrix: (3, 3), maps points of the first still to the second.
+    """
     if not first or not second:
         return {}
     carried = np.array([moved(box, matrix) for box in first])

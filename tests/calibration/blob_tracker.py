@@ -56,7 +56,8 @@ def blob_engines(*, shift_px: float = 0.0, gain: float = 1.0) -> Engines:
         patch, state = feeds["search"][0, 0], feeds["state"]
         scale = 127.0 / CROP.template_side_px(float(state[0, 2]), float(state[0, 3]))
         rows, columns = np.nonzero(patch > 100.0)
-        centre = (np.array([columns.mean(), rows.mean()]) + 0.5 - 127.5) / scale
+        found = np.array([columns.mean(), rows.mean()]) if len(rows) else np.full(2, 127.0)
+        centre = (found + 0.5 - 127.5) / scale
         moved = state.copy()
         moved[0, :2] += centre + np.array([shift_px, 0.0])
         cls = np.array([[0.0, float(feeds["level"][0, 0])]]).reshape(1, 2, 1, 1)

@@ -37,6 +37,14 @@ def test_a_tracker_that_is_one_pixel_off_is_one_pixel_off():
     assert drift.auc < drift.reference_auc
 
 
+def test_a_box_that_is_not_finite_overlaps_nothing():
+    drift = measure_drift(blob_engines(), blob_engines(shift_px=np.nan), Blob().footage(), crop=CROP)
+    assert drift.step_iou == 0.0
+    assert drift.loop_iou == 0.0
+    assert drift.tensors["next_state"].mixed == np.inf
+    assert drift.auc == pytest.approx(1 / 9 * 20 / 21)  # the given first box; IoU 1 is not above the threshold 1
+
+
 def test_each_search_gets_its_own_template():
     drift = measure_drift(blob_engines(), blob_engines(gain=1.5), Blob().footage(), crop=CROP)
     level = drift.tensors["level"].absolute

@@ -10,6 +10,7 @@ import pytest
 
 from trackctl.export import pipeline
 from trackctl.export.frame_graph import FrameFormat
+from trackctl.export.initial import initial_model
 from trackctl.export.pipeline import Calibration, build_engines, export, export_model, model_of
 from trackctl.export.verify import Report
 from trackctl.runtime.bundle import Bundle
@@ -17,7 +18,6 @@ from trackctl.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from trackctl.runtime.errors import ExportError, InputError, WeightsError
 from trackctl.runtime.geometry import iou
 from trackctl.runtime.tracker import Tracker
-from trackctl.training.zoo import build
 
 FRAMES = (FrameFormat(frame_hw=(256, 320)),)
 
@@ -136,7 +136,7 @@ def test_a_model_of_the_zoo_without_weights_is_exported_as_it_is(tmp_path):
     assert len(exported.advice) == 1
     assert exported.advice[0].startswith("tensorrt is not installed here")
     weights = model_of(exported.bundle).state_dict()
-    assert all((weights[name] == tensor).all() for name, tensor in build("nanotrack-v1").state_dict().items())
+    assert all((weights[name] == tensor).all() for name, tensor in initial_model("nanotrack-v1").state_dict().items())
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from trackctl.runtime.errors import InputError
@@ -89,7 +89,7 @@ def test_shapes(store: FrameStore) -> None:
 # Where the target is
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     left=st.integers(-10, 250),
     top=st.integers(-10, 190),
@@ -105,8 +105,7 @@ def test_the_box_in_the_search_patch_is_where_the_target_is(
     # What the frame cuts off cannot be found in the patch.
     right, bottom = min(left + width, WIDTH), min(top + height, HEIGHT)
     left, top = max(left, 0), max(top, 0)
-    if right - left < 6 or bottom - top < 6:
-        return
+    assume(right - left >= 6 and bottom - top >= 6)
     folder = tmp_path_factory.mktemp("store")
     write_store(folder, [Shot("x", "one", pixels, (("p", Box(left, top, right - left, bottom - top)),))])
     pair = Pairs(FrameStore(folder), plain(), CropSpec(), seed=0)[number]
@@ -140,7 +139,8 @@ def test_the_template_is_centred_and_has_the_deployed_size(store: FrameStore) ->
         template = pairs[number].template
         left, top, right, bottom = edges(template, (GROUND + int(template[63, 63])) // 2)
         assert np.abs([(left + right) / 2 - 63.5, (top + bottom) / 2 - 63.5]).max() <= 4.0 + 0.5
-        assert np.array([right - left, bottom - top]) == pytest.approx(wanted, rel=0.055, abs=1.0)
+        size = np.array([right - left, bottom - top])
+        assert np.all(size >= wanted / 1.05 - 1.0) and np.all(size <= wanted / 0.95 + 1.0)
 
 
 def test_template_and_search_are_mirrored_together(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ class _Steps:
     def search(self, feeds: Mapping[str, Array], reference: Mapping[str, Array]) -> None:
         candidate = self.candidate.run(feeds)
         self.compare(reference, candidate)
-        self.ious.append(float(iou(_box(reference[STATE_OUT]), _box(candidate[STATE_OUT]))))
+        self.ious.append(float(iou(_box(reference[STATE_OUT]), _box(candidate[STATE_OUT]))[0]))
 
     def compare(self, reference: Mapping[str, Array], candidate: Mapping[str, Array]) -> None:
         for name, tensor in reference.items():
@@ -131,7 +131,7 @@ def measure_drift(
             steps.compare(*memories)
     if not steps.ious:
         raise InputError(f"{footage.name} has fewer than two frames, expected a clip to compare on: give a longer one")
-    paths = [boxes_array(path) for path in boxes]
+    paths = [_finite(boxes_array(path)) for path in boxes]
     overlap = iou(*paths)[1:]
     aucs = [_success_auc(path, footage.truth_ltwh) for path in paths]
     return Drift(
@@ -146,8 +146,13 @@ def measure_drift(
     )
 
 
-def _box(state: Array) -> tuple[float, ...]:
-    return tuple(Box.from_centre(*state[0, :4].tolist()))
+def _box(state: Array) -> Float64Array:
+    return _finite(boxes_array([Box.from_centre(*state[0, :4].tolist())]))
+
+
+def _finite(boxes_ltwh: Float64Array) -> Float64Array:
+    """The boxes with those that are not finite made empty, so that they overlap nothing."""
+    return np.where(np.isfinite(boxes_ltwh).all(axis=1, keepdims=True), boxes_ltwh, 0.0)
 
 
 def _success_auc(boxes_ltwh: Float64Array, truth_ltwh: Float64Array | None) -> float | None:

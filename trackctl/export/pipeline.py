@@ -15,6 +15,7 @@ from trackctl.calibration.footage import Footage
 from trackctl.calibration.record import Recorded, record
 from trackctl.export.frame_graph import FrameFormat, export_frame_graph
 from trackctl.export.graphs import Role, export_patch_graph, fold_batch_norm
+from trackctl.export.initial import initial_model
 from trackctl.export.int8 import DEFAULT_METHOD, Method, quantise
 from trackctl.export.precision import half_core
 from trackctl.export.verify import Report, verify
@@ -26,7 +27,7 @@ from trackctl.runtime.errors import EngineError, ExportError, InputError, Weight
 from trackctl.runtime.manifest import PRECISIONS, Precision
 from trackctl.training.model import TrackerModel
 from trackctl.training.weights import weights_sha256
-from trackctl.training.zoo import build, entry, load, weights_path
+from trackctl.training.zoo import entry, load, weights_path
 
 DEFAULT_FRAMES = (FrameFormat(frame_hw=(512, 640)),)
 ROLES: tuple[Role, ...] = ("template", "search")
@@ -108,7 +109,7 @@ def export(
     untrained = weights is None and entry(name).weights is None
     if untrained:
         tell(f"building {name} with its initial weights")
-        model, origin = build(name), {"weights": "initial"}
+        model, origin = initial_model(name), {"weights": "initial"}
     else:
         path = weights_path(name, weights)
         tell(f"loading {name} from {path.name}")
@@ -143,7 +144,7 @@ def model_of(bundle: Bundle, weights: Path | None = None) -> TrackerModel:
     """
     name, recorded = bundle.manifest.system, bundle.manifest.provenance.get("weights_sha256")
     if recorded is None:
-        return build(name)
+        return initial_model(name)
     path = weights_path(name, weights)
     if (found := weights_sha256(path)) != recorded:
         raise WeightsError(

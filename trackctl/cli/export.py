@@ -1,0 +1,129 @@
+"""export, verify, models: from a checkpoint to a proven bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trackctl.cli import app
+from trackctl.cli.screen import BundleArgument, InitOption, first_box, spinner, stdout_console
+
+if TYPE_CHECKING:
+    from trackctl.export.verify import Report
+
+DEFAULT_FRAMES = ["640x512"]
+
+
+@app.command()
+def export(
+    model: Annotated[
+        str | None, typer.Argument(help="a name from trackctl models; none: the default", show_default=False)
+    ] = None,
+    precision: Annotated[str, typer.Option("--engine", help="precision of the engine: fp32, fp16 or int8")] = "fp32",
+    weights: Annotated[Path | None, typer.Option(help=".safetensors of ours, or .npz with the authors' keys")] = None,
+    out: Annotated[Path, typer.Option(help="folder for the bundle")] = Path("out"),
+    frame: Annotated[
+        list[str], typer.Option(help="make frame graphs for WIDTHxHEIGHT[:gray8|bgr8|gray16]; may be repeated")
+    ] = DEFAULT_FRAMES,
+    calibration: Annotated[str, typer.Option(help="clip to verify on, and to take the ranges of int8 from")] = "synth:",
+    init: InitOption = None,
+    frames: Annotated[int, typer.Option("--frames", min=2, help="most frames of that clip to use")] = 100,
+    tensorrt: Annotated[bool, typer.Option("--tensorrt/--no-tensorrt", help="also build TensorRT engines where possible")] = True,
+    force: Annotated[bool, typer.Option("--force", help="write the bundle even if it fails its verification")] = False,
+) -> None:
+    """Split a model into graphs, lower its precision, prove it against PyTorch and write a bundle."""
+    from trackctl.calibration.footage import Footage
+    from trackctl.export.frame_graph import FrameFormat
+    from trackctl.export.pipeline import Calibration
+    from trackctl.export.pipeline import export as run
+    from trackctl.runtime.engines.tensorrt import ADVICE, installed_kinds
+    from trackctl.runtime.sources import open_source
+    from trackctl.training.zoo import DEFAULT_MODEL
+
+    formats = [FrameFormat.parse(text) for text in frame]
+    with open_source(calibration) as clip, spinner() as tell:
+        footage = Footage(source=clip, box=first_box(clip, init), frames=frames)
+        exported = run(
+            model or DEFAULT_MODEL,
+            out=out,
+            precision=precision,  # type: ignore[arg-type]
+            weights=weights,
+            frames=formats,
+            calibration=Calibration(footage=footage) if precision == "int8" else None,
+            footage=footage,
+            engines=installed_kinds() if tensorrt else (),
+            force=force,
+            progress=tell,
+        )
+    if exported.report is not None:
+        _print_report(exported.report)
+    if exported.untrained:
+        typer.echo(f"warning: no weights of {model} are shipped and none were given: it will not track (--weights)", err=True)
+    if precision == "int8" and calibration.startswith("synth:"):
+        typer.echo("note: int8 ranges come from a rendered clip; give --calibration CLIP --init BOX of your camera", err=True)
+    for built in exported.engines:
+        typer.echo(f"built {built.path.name} in {built.seconds:.1f} s, {built.size_bytes / 1e6:.1f} MB")
+    if tensorrt and not installed_kinds():
+        typer.echo(f"no TensorRT library here, so no engine was built; the ONNX bundle works without: {ADVICE['tensorrt_rtx']}")
+    typer.echo(f"wrote {exported.bundle.path}")
+
+
+@app.command()
+def verify(
+    bundle: BundleArgument,
+    source: Annotated[str, typer.Option("--source", help="clip to compare on; synth: renders one")] = "synth:",
+    init: InitOption = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="the weights the bundle was exported from, if not the shipped ones")
+    ] = None,
+    frames: Annotated[int, typer.Option("--frames", min=2, help="most frames to compare")] = 100,
+) -> None:
+    """Compare every graph of a bundle with PyTorch, tensor by tensor and box by box; exit 1 if it drifts too far."""
+    from trackctl.calibration.footage import Footage
+    from trackctl.export.pipeline import model_of
+    from trackctl.export.verify import verify as run
+    from trackctl.runtime.bundle import Bundle
+    from trackctl.runtime.sources import open_source
+
+    opened = Bundle.open(bundle)
+    model = model_of(opened, weights)
+    with open_source(source) as clip, spinner() as tell:
+        report = run(opened, model, Footage(source=clip, box=first_box(clip, init), frames=frames), progress=tell)
+    _print_report(report)
+    if report.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def models() -> None:
+    """List the models that can be exported."""
+    from rich.table import Table
+
+    from trackctl.training.zoo import DEFAULT_MODEL, MODELS
+
+    table = Table("model", "what it is", "weights in the package", "source")
+    for name, entry in MODELS.items():
+        label = f"{name} (default)" if name == DEFAULT_MODEL else name
+        table.add_row(label, entry.description, "yes" if entry.weights else "no", entry.source)
+    stdout_console().print(table)
+
+
+def _print_report(report: Report) -> None:
+    from rich.table import Table
+
+    table = Table("graphs", "tensor", "max abs diff", "relative", title=f"{report.precision} on {report.engine} beside PyTorch")
+    for cut, drift in report.cuts.items():
+        for name, difference in drift.tensors.items():
+            table.add_row(cut, name, f"{difference.absolute:.2e}", f"{difference.mixed:.2e}")
+    console = stdout_console()
+    console.print(table)
+    for cut, drift in report.cuts.items():
+        console.print(
+            f"{cut}: {drift.frames} frames of {report.footage}: mean IoU with PyTorch {drift.step_iou:.4f} step by step, "
+            f"{drift.loop_iou:.4f} in closed loop",
+            highlight=False,
+        )
+    for failure in report.failures:
+        console.print(f"[red]beyond the budget[/] {failure}", highlight=False)

@@ -1,0 +1,62 @@
+"""Options, tables and progress that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trackctl.runtime.errors import InputError
+from trackctl.runtime.geometry import Box
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from trackctl.runtime.sources import Source
+
+BundleArgument = Annotated[Path, typer.Argument(help="bundle folder, such as out/dcfg-edge-fp16.trk", show_default=False)]
+InitOption = Annotated[str | None, typer.Option("--init", help="first box: left,top,width,height in pixels")]
+RuntimeOption = Annotated[str, typer.Option("--runtime", help="auto (measured on this machine), openvino or onnxruntime")]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads of the engine")]
+FramesOption = Annotated[int | None, typer.Option("--frames", min=2, help="stop after this many frames")]
+
+
+def first_box(source: Source, text: str | None) -> Box:
+    """The first box: what the user gave, or the one that a rendered source knows."""
+    if text is not None:
+        return Box.parse(text)
+    known: Box | None = getattr(source, "initial_box", None)
+    if known is None:
+        raise InputError(f"got no box for {source.name}, expected --init left,top,width,height on its first frame: add --init")
+    return known
+
+
+@contextmanager
+def spinner() -> Iterator[Callable[[str], None]]:
+    """A spinner on stderr; yields the function that changes its text."""
+    from rich.console import Console
+
+    with Console(stderr=True).status("starting") as status:
+        yield status.update
+
+
+def stdout_console() -> Console:
+    """A console on stdout."""
+    from rich.console import Console
+
+    return Console()
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr; yields the function that takes a name, how many are done and how many there are."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda name, done, total: progress.update(task, description=f"{what} {name}", completed=done, total=total)

@@ -103,27 +103,35 @@ def _print_scores(scores: Scores) -> None:
 def _print_bundles(report: Report) -> None:
     from rich.table import Table
 
-    names = list(report.entries[0].scores.overall)
-    table = Table("bundle", "engine", *names, "fps", "p50 ms", "p99 ms", title=f"{report.kind}, {report.frames} frames")
-    for entry in report.entries:
-        speed = (f"{entry.speed.fps:.1f}", f"{entry.speed.p50_ms:.2f}", f"{entry.speed.p99_ms:.2f}")
-        table.add_row(entry.name, entry.engine, *(f"{entry.scores.overall[name]:.4f}" for name in names), *speed)
-        if entry.realtime is not None:
-            live = entry.realtime
-            label = f"  at {live.fps:g} fps, {live.late:.0%} late"
-            table.add_row(label, "", *(f"{live.scores.overall[name]:.4f}" for name in names), "", "", "")
-    stdout_console().print(table)
+    entries = report.entries
+    table = Table("score", *(entry.name.removesuffix(".trk") for entry in entries))
+    table.add_row("engine", *(entry.engine for entry in entries))
+    for name in entries[0].scores.overall:
+        table.add_row(name, *(f"{entry.scores.overall[name]:.4f}" for entry in entries))
+    if all(entry.realtime for entry in entries):
+        live = [entry.realtime for entry in entries if entry.realtime]
+        for name in live[0].scores.overall:
+            table.add_row(f"{name} at {live[0].fps:g} fps", *(f"{run.scores.overall[name]:.4f}" for run in live))
+        table.add_row("frames that came late", *(f"{run.late:.1%}" for run in live))
+    table.add_row("updates per second", *(f"{entry.speed.fps:.1f}" for entry in entries))
+    table.add_row("update ms p50, p99", *(f"{entry.speed.p50_ms:.2f}, {entry.speed.p99_ms:.2f}" for entry in entries))
+    console = stdout_console()
+    console.print(f"{report.kind}: {len(entries[0].scores.sequences)} sequences, {report.frames} frames", highlight=False)
+    console.print(table)
 
 
 def _print_comparison(comparison: Comparison) -> None:
     from rich.table import Table
 
-    names = list(comparison.rows[0].scores)
-    table = Table("bundle", "precision", "engine", *names, "p50 ms", "p99 ms", title=f"{comparison.sequences} sequences")
-    for row in comparison.rows:
-        cells = [f"{row.scores[name].value:.4g} ({row.scores[name].low:.4g}..{row.scores[name].high:.4g})" for name in names]
-        table.add_row(row.name, row.precision, row.engine, *cells, f"{row.p50_ms:.2f}", f"{row.p99_ms:.2f}")
+    rows = comparison.rows
+    table = Table("score (interval)", *(row.name.removesuffix(".trk") for row in rows))
+    table.add_row("precision, engine", *(f"{row.precision}, {row.engine}" for row in rows))
+    for name in rows[0].scores:
+        found = [row.scores[name] for row in rows]
+        table.add_row(name, *(f"{score.value:.4g} ({score.low:.4g} to {score.high:.4g})" for score in found))
+    table.add_row("update ms p50, p99", *(f"{row.p50_ms:.2f}, {row.p99_ms:.2f}" for row in rows))
     console = stdout_console()
+    console.print(f"{comparison.dataset}: {comparison.sequences} sequences", highlight=False)
     console.print(table)
     for sentence in comparison.statements():
         console.print(sentence, highlight=False)

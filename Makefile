@@ -21,7 +21,7 @@ CLIP ?= ../shared/data/sequences/tir_antiuav9
 
 demo: .venv/desktop
 	mkdir -p demo
-	$(BIN)/trackctl export --engine fp16 --out demo
+	$(BIN)/trackctl export --engine fp16 --out demo --frames 40
 	if [ -f $(CLIP)/video.avi ]; then \
 	  $(BIN)/trackctl track $(CLIP)/video.avi --bundle demo/dcfg-edge-fp16.trk --init "$$(head -n 1 $(CLIP)/groundtruth.txt)" \
 	    --save demo/out.mp4 --jsonl demo/out.jsonl; \

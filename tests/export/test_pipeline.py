@@ -59,7 +59,7 @@ def test_provenance_names_the_calibration(exported):
     provenance = exported.bundle.manifest.provenance
     assert provenance["calibration"] == "synth:vehicle, seed 0"
     assert provenance["calibration_frames"] == "1 5 9"
-    assert provenance["calibration_method"] == "percentile"
+    assert provenance["calibration_method"] == "minmax"
     assert {"torch", "onnx", "trackctl"} <= provenance.keys()
 
 

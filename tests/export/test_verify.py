@@ -17,8 +17,8 @@ from trackctl.export.pipeline import export_model
 from trackctl.export.verify import verify
 from trackctl.runtime.bundle import Bundle
 
-FRAMES = tuple(FrameFormat(frame_hw=(96, 128), layout=layout) for layout in ("bgr8", "gray8", "gray16"))
-CUTS = ["patch", "frame.128x96.bgr8", "frame.128x96.gray16", "frame.128x96.gray8"]
+FRAMES = tuple(FrameFormat(frame_hw=(96, 128), layout=layout) for layout in ("bgr8", "gray16"))
+CUTS = ["patch", "frame.128x96.bgr8", "frame.128x96.gray16"]
 
 
 @pytest.fixture(scope="module")
@@ -42,17 +42,13 @@ def test_a_faithful_bundle_passes(bundle, tiny, footage):
         assert drift.auc is not None
     patch = report.cuts["patch"]
     assert patch.auc == pytest.approx(patch.reference_auc, abs=0.05)
-
-
-def test_the_report_is_json_without_noise(bundle, tiny, footage):
-    first, second = (json.dumps(verify(bundle, tiny, footage, threads=1).to_json(), allow_nan=False) for _ in range(2))
-    assert first == second
-    assert len(json.loads(first)["cuts"]["patch"]["tensors"]) == 7
+    again = verify(bundle, tiny, footage, threads=1)
+    assert json.dumps(again.to_json(), allow_nan=False) == json.dumps(report.to_json(), allow_nan=False)
 
 
 def test_a_damaged_graph_is_caught(bundle, tiny, footage, tmp_path):
     """One bias of one frame graph off by a hundredth."""
-    key = "search.frame.128x96.gray8"
+    key = "search.frame.128x96.gray16"
     for entry in bundle.manifest.graphs.values():
         (tmp_path / entry.file).write_bytes((bundle.path / entry.file).read_bytes())
     path = tmp_path / bundle.graph(key).file
@@ -62,8 +58,8 @@ def test_a_damaged_graph_is_caught(bundle, tiny, footage, tmp_path):
     onnx.save(graph, path)
     report = verify(Bundle(tmp_path, bundle.manifest), tiny, footage, threads=1)
     assert len(report.failures) == 1
-    assert report.failures[0].startswith("frame.128x96.gray8: cls differs by ")
-    assert report.failures[0].endswith("fp32 may differ by 5e-05")
+    assert report.failures[0].startswith("frame.128x96.gray16: cls differs by ")
+    assert report.failures[0].endswith("fp32 may differ by 0.0001")
 
 
 def test_what_is_not_finite_is_null_in_the_report():
@@ -87,14 +83,14 @@ def drift(step_iou: float = 1.0, maps: float = 0.0, auc: float | None = None) ->
 @pytest.mark.parametrize(
     ("precision", "measured", "failure"),
     [
-        ("fp32", drift(maps=4.9e-5), None),
-        ("fp32", drift(maps=5.1e-5), "cls differs by 5.1e-05, fp32 may differ by 5e-05"),
+        ("fp32", drift(maps=0.9e-4), None),
+        ("fp32", drift(maps=1.1e-4), "cls differs by 0.00011, fp32 may differ by 0.0001"),
         ("fp32", drift(step_iou=0.98), "one step agrees to a mean IoU of 0.9800, fp32 needs 0.99"),
         ("fp32", drift(auc=0.5), None),
         ("fp16", drift(maps=0.1, step_iou=0.981), None),
         ("fp16", drift(step_iou=0.979), "one step agrees to a mean IoU of 0.9790, fp16 needs 0.98"),
-        ("int8", drift(maps=1.0, step_iou=0.951, auc=0.571), None),
-        ("int8", drift(step_iou=0.949), "one step agrees to a mean IoU of 0.9490, int8 needs 0.95"),
+        ("int8", drift(maps=1.0, step_iou=0.901, auc=0.571), None),
+        ("int8", drift(step_iou=0.899), "one step agrees to a mean IoU of 0.8990, int8 needs 0.9"),
         ("int8", drift(auc=0.569), "0.031 of success AUC is lost, int8 may lose 0.03"),
     ],
 )

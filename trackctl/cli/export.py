@@ -44,7 +44,8 @@ def export(
 
     formats = [FrameFormat.parse(text) for text in frame]
     with open_source(calibration) as clip, spinner() as tell:
-        footage = Footage(source=clip, box=first_box(clip, init), frames=frames)
+        truth = getattr(clip, "boxes_ltwh", None)
+        footage = Footage(source=clip, box=first_box(clip, init), truth_ltwh=truth, frames=frames)
         exported = run(
             model or DEFAULT_MODEL,
             out=out,
@@ -90,7 +91,9 @@ def verify(
     opened = Bundle.open(bundle)
     model = model_of(opened, weights)
     with open_source(source) as clip, spinner() as tell:
-        report = run(opened, model, Footage(source=clip, box=first_box(clip, init), frames=frames), progress=tell)
+        truth = getattr(clip, "boxes_ltwh", None)
+        footage = Footage(source=clip, box=first_box(clip, init), truth_ltwh=truth, frames=frames)
+        report = run(opened, model, footage, progress=tell)
     _print_report(report)
     if report.failures:
         raise typer.Exit(1)
@@ -125,5 +128,7 @@ def _print_report(report: Report) -> None:
             f"{drift.loop_iou:.4f} in closed loop",
             highlight=False,
         )
+        if drift.auc is not None and drift.reference_auc is not None:
+            console.print(f"  success AUC {drift.auc:.3f}, PyTorch {drift.reference_auc:.3f}", highlight=False)
     for failure in report.failures:
         console.print(f"[red]beyond the budget[/] {failure}", highlight=False)

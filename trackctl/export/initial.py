@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from trackctl.training.model import TrackerModel
 from trackctl.training.zoo import SEED, build
 
-# Patches of blurred noise from which the running statistics are taken, and the side of the noise before it is enlarged.
-PATCHES, GRAIN = 4, 24
+# Patches of coarse noise from which the running statistics are taken, and the side of the noise before it is enlarged.
+PATCHES, GRAIN = 2, 24
 
 
 def initial_model(name: str) -> TrackerModel:

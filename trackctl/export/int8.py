@@ -35,7 +35,10 @@ from trackctl.runtime.errors import InputError
 
 Method = Literal["minmax", "entropy", "percentile"]
 
-DEFAULT_METHOD: Method = "percentile"
+# Mean IoU of one step with the float tracker, four clips of 60 to 100 frames: NanoTrack V1, V2, V3, dcfg-edge
+#   minmax 0.950 0.981 0.984 0.988   entropy 0.952 0.981 0.981 0.984   percentile 0.955 0.982 0.984 0.986
+# No method is better by more than the clips differ; minmax takes a quarter of the time.
+DEFAULT_METHOD: Method = "minmax"
 
 _METHODS = {
     "minmax": CalibrationMethod.MinMax,

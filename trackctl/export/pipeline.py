@@ -95,7 +95,8 @@ def export(
         calibration: needed for ``int8``.
         footage: clip to verify the graphs on; None leaves them unverified.
         engines: ``tensorrt``, ``tensorrt_rtx``: kinds of engine to build into the bundle's cache as well.
-        force: write the bundle even if it fails its verification.
+        force: write the bundle even if it fails its verification; so is one with initial weights, whose maps have no peak that a
+            lower precision could keep.
         threads: CPU threads of ONNX Runtime while calibrating and verifying; None leaves the number to it.
         progress: told of each step.
 
@@ -123,7 +124,7 @@ def export(
         calibration=calibration,
         footage=footage,
         engines=engines,
-        force=force,
+        force=force or untrained,
         threads=threads,
         provenance=origin,
         progress=tell,

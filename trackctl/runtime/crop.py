@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -54,26 +56,50 @@ class HostCrop:
             fill: value per channel outside the frame, sensor units.
             tone: sensor counts that become 0 and 255 (``gray16`` only); values beyond are clipped.
         """
+        matrix = patch_matrix(centre_xy, side_px, self._size)
+        height, width = pixels.shape[:2]
+        left, right = _span(matrix[0, 2], matrix[0, 0], self._size, width)
+        top, bottom = _span(matrix[1, 2], matrix[1, 1], self._size, height)
+        if left >= right or top >= bottom:
+            for plane, value in zip(self._planes, _per_plane(fill, len(self._planes)), strict=True):
+                plane[...] = value
+            _apply_tone(self._patch[0], layout, tone)
+            return self._patch
+        # Only what the square covers becomes float32, in which OpenCV samples faster than in uint8 and does not round.
+        seen = pixels[top:bottom, left:right].astype(np.float32)
+        matrix[0, 2] -= left
+        matrix[1, 2] -= top
+        gray = seen.ndim == 2 or seen.shape[2] == 1
         sampled = cv2.warpAffine(
-            pixels,
-            patch_matrix(centre_xy, side_px, self._size),
+            seen,
+            matrix,
             (self._size, self._size),
+            dst=self._planes[0] if gray else None,
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_CONSTANT,
             borderValue=fill,
         )
-        if sampled.ndim == 3:
-            for channel, plane in enumerate(self._planes):
-                plane[...] = sampled[..., channel]
+        if not gray:
+            cv2.split(sampled, self._planes)
             return self._patch
-        first = self._planes[0]
-        if layout == GRAY16 and tone is not None:
-            low, high = tone
-            np.subtract(sampled, np.float32(low), out=first)
-            np.multiply(first, np.float32(255.0 / (high - low)), out=first)
-            np.clip(first, 0.0, 255.0, out=first)
-        else:
-            first[...] = sampled
+        _apply_tone(self._planes[0], layout, tone)
         for plane in self._planes[1:]:
-            plane[...] = first
+            plane[...] = self._planes[0]
         return self._patch
+
+
+def _span(first: float, step: float, size: int, limit: int) -> tuple[int, int]:
+    """The frame pixels, from and to, that ``size`` samples from ``first`` on touch along an axis of ``limit`` pixels."""
+    return max(0, math.floor(first)), min(limit, math.floor(first + step * (size - 1)) + 2)
+
+
+def _per_plane(fill: tuple[float, ...], planes: int) -> tuple[float, ...]:
+    return fill if len(fill) == planes else fill[:1] * planes
+
+
+def _apply_tone(levels: Float32Array, layout: str, tone: tuple[float, float] | None) -> None:
+    if layout == GRAY16 and tone is not None:
+        low, high = tone
+        np.subtract(levels, np.float32(low), out=levels)
+        np.multiply(levels, np.float32(255.0 / (high - low)), out=levels)
+        np.clip(levels, 0.0, 255.0, out=levels)

@@ -1,0 +1,60 @@
+"""NVIDIA's own parser and builder take every graph that is exported, in every precision and for both cuts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from trackctl.export.frame_graph import FrameFormat, export_frame_graph
+from trackctl.export.graphs import export_patch_graph, fold_batch_norm
+from trackctl.export.initial import initial_model
+from trackctl.export.int8 import quantise
+from trackctl.export.precision import half_core
+from trackctl.runtime.engines.tensorrt import build_engine
+from trackctl.training.engine import example_inputs
+
+FORM = FrameFormat(frame_hw=(512, 640))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rtx():
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+
+
+def all_graphs(name: str):
+    """Graphs by file name. nanotrack-v3 has both kinds of correlation, dcfg-edge the suppression and the anchors."""
+    model = fold_batch_norm(initial_model(name))
+    _, search = example_inputs(model)
+    feed = {key: tensor.numpy() for key, tensor in search.items()}
+    feed["search"] = np.random.default_rng(0).uniform(0, 255, feed["search"].shape).astype(np.float32)
+    half = half_core(model)
+    single, template, search = (
+        export_patch_graph(model, "search"),
+        export_patch_graph(half, "template"),
+        export_patch_graph(half, "search"),
+    )
+    integer = quantise(single, [feed], method="minmax")
+    yield from {"fp32.search": single, "fp16.template": template, "fp16.search": search, "int8.search": integer}.items()
+    yield "fp16.template.frame", export_frame_graph(template, "template", model.crop, FORM)
+    yield "int8.search.frame", export_frame_graph(integer, "search", model.crop, FORM)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dcfg-edge", "nanotrack-v3"])
+def test_every_graph_is_built(name, tmp_path):
+    built = []
+    for file, graph in all_graphs(name):
+        path = tmp_path / f"{file}.onnx"
+        path.write_bytes(graph.SerializeToString())
+        assert build_engine("tensorrt_rtx", path, path.with_suffix(".engine")).size_bytes > 10_000
+        built.append(file)
+    assert len(built) == 6
+
+
+@pytest.mark.parametrize("layout", ["bgr8", "gray16"])
+def test_every_layout_is_built(graphs, tiny, tmp_path, layout):
+    for role in ("template", "search"):
+        form = FrameFormat(frame_hw=(96, 128), layout=layout)
+        path = tmp_path / f"{role}.onnx"
+        path.write_bytes(export_frame_graph(graphs["fp16", role], role, tiny.crop, form).SerializeToString())
+        assert build_engine("tensorrt_rtx", path, path.with_suffix(".engine")).size_bytes > 10_000

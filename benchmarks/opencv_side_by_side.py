@@ -1,9 +1,9 @@
-"""The same NanoTrack V2 weights in cv2.TrackerNano and in trackctl, frame by frame in one process: accuracy and time.
+"""The same NanoTrack V2 weights in cv2.TrackerNano and in trackctl, sequence by sequence in one process: accuracy and time.
 
-    .venv/bin/python benchmarks/opencv_side_by_side.py [--shared ../shared] [--precision fp32 fp16] [--out FILE.md]
+    .venv/bin/python benchmarks/opencv_side_by_side.py [--shared ../shared] [--precision fp32 fp16 int8] [--out FILE.md]
 
-Each frame goes to both trackers one after the other, so that both meet the same machine. Both get the BGR frame. The first box is
-rounded for OpenCV, which takes whole pixels only.
+The two take turns sequence by sequence, so that both meet the same machine and neither wakes the other's threads. Both get
+the BGR frame. The first box is rounded for OpenCV, which takes whole pixels only. int8 is calibrated on another clip.
 """
 
 from __future__ import annotations
@@ -16,41 +16,36 @@ from time import perf_counter_ns
 
 import cv2
 import numpy as np
-from cv2_tracker_nano import SEQUENCES, load_sequence, open_tracker, success_auc, write_graphs
+from cv2_tracker_nano import SEQUENCES, load_sequence, open_tracker, success_auc, track, write_graphs
 
-from trackctl.export.pipeline import export
-from trackctl.runtime.manifest import Precision
+from trackctl.calibration.footage import Footage
+from trackctl.export.pipeline import Calibration, export
+from trackctl.runtime.geometry import Box, Float64Array, boxes_array
+from trackctl.runtime.manifest import PRECISIONS, Precision
 from trackctl.runtime.processor import Processor
+from trackctl.runtime.sources import open_source
 from trackctl.runtime.tracker import Tracker
 
+CALIBRATION = "IR_HELICOPTER_001.mp4"
 
-def compare(ours: Tracker, theirs: cv2.TrackerNano, sequence: Path) -> tuple[float, float, list[int], list[int]]:
-    """Success AUC of ours and of theirs, and the nanoseconds of each update."""
-    frames, truth = load_sequence(sequence)
-    first = next(frames)
-    ours.init(first, tuple(truth[0]))
-    rounded = tuple(int(value) for value in np.rint(truth[0]))
-    theirs.init(first, rounded)
-    our_boxes, their_boxes = [tuple(truth[0])], [rounded]
-    our_ns: list[int] = []
-    their_ns: list[int] = []
-    for frame, _ in zip(frames, truth[1:], strict=False):
+
+def follow(tracker: Tracker, sequence: Path) -> tuple[Float64Array, list[int]]:
+    """Boxes (N, 4) of our tracker and the nanoseconds of each update after the first frame."""
+    frames, truth_ltwh = load_sequence(sequence)
+    tracker.init(next(frames), tuple(truth_ltwh[0]))
+    boxes, spent_ns = [Box(*truth_ltwh[0])], []
+    for frame, _ in zip(frames, truth_ltwh[1:], strict=False):
         started = perf_counter_ns()
-        result = ours.update(frame)
-        between = perf_counter_ns()
-        _, box = theirs.update(frame)
-        their_ns.append(perf_counter_ns() - between)
-        our_ns.append(between - started)
-        our_boxes.append(tuple(result.box))
-        their_boxes.append(box)
-    truth = truth[: len(our_boxes)]
-    return success_auc(np.array(our_boxes), truth), success_auc(np.array(their_boxes, float), truth), our_ns, their_ns
+        result = tracker.update(frame)
+        spent_ns.append(perf_counter_ns() - started)
+        boxes.append(result.box)
+    return boxes_array(boxes), spent_ns
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--precision", nargs="+", default=["fp32", "fp16"], choices=["fp32", "fp16"])
+    parser.add_argument("--precision", nargs="+", default=PRECISIONS, choices=PRECISIONS)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     weights = options.shared / "data/weights/nanotrack_v2.npz"
@@ -67,8 +62,13 @@ def main() -> None:
 
 
 def _table(precision: Precision, weights: Path, folder: Path, shared: Path) -> list[str]:
-    bundle = export("nanotrack-v2", out=folder, precision=precision, weights=weights, frames=()).bundle
-    with Tracker.open(bundle.path) as ours:
+    calibration = None
+    if precision == "int8":
+        clip = shared / "data/train/ir_video" / CALIBRATION
+        box = np.load(clip.parent / "boxes.npz")[clip.stem][0].astype(float)
+        calibration = Calibration(footage=Footage(source=open_source(str(clip)), box=Box(*box)))
+    exported = export("nanotrack-v2", out=folder, precision=precision, weights=weights, frames=(), calibration=calibration)
+    with Tracker.open(exported.bundle.path) as ours:
         lines = [
             f"nanotrack-v2 {precision}, {ours.engine_name}",
             "",
@@ -77,10 +77,13 @@ def _table(precision: Precision, weights: Path, folder: Path, shared: Path) -> l
         ]
         rows = []
         for name in SEQUENCES:
-            our_auc, their_auc, our_ns, their_ns = compare(ours, open_tracker(folder), shared / "data/sequences" / name)
-            rows.append((our_auc, their_auc, np.median(our_ns) / np.median(their_ns)))
+            sequence = shared / "data/sequences" / name
+            their_boxes, truth, their_ns = track(open_tracker(folder), sequence)
+            our_boxes, our_ns = follow(ours, sequence)
+            ratio = np.median(our_ns) / np.median(their_ns)
+            rows.append((success_auc(our_boxes, truth), success_auc(their_boxes, truth), ratio))
             times = [f"{np.percentile(ns, 50) / 1e6:.2f} ({np.percentile(ns, 99) / 1e6:.2f})" for ns in (our_ns, their_ns)]
-            lines.append(f"| {name} | {our_auc:.3f} | {their_auc:.3f} | {times[0]} | {times[1]} | {rows[-1][2]:.2f} |")
+            lines.append(f"| {name} | {rows[-1][0]:.3f} | {rows[-1][1]:.3f} | {times[0]} | {times[1]} | {ratio:.2f} |")
         mean = np.mean(rows, axis=0)
         lines.append(f"| mean | {mean[0]:.3f} | {mean[1]:.3f} | | | {mean[2]:.2f} |")
     return [*lines, ""]

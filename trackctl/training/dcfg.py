@@ -375,7 +375,7 @@ def dcfg_r50(**options: Any) -> DCFG:
     return DCFG(backbone=ResNet50(), width=256, **options)
 
 
-# [ours] Chosen on development sequences (weights/dcfg-edge.md): the usual window, 0.42, loses small targets when the camera jumps.
+# [ours] Chosen on development sequences (weights/dcfg-edge.md): the usual window of 0.42 loses small targets on camera jumps.
 EDGE_DECODE = DecodeSpec(penalty_k=0.05, window=0.30, lr=0.38)
 
 

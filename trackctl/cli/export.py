@@ -106,10 +106,10 @@ def models() -> None:
 
     from trackctl.training.zoo import DEFAULT_MODEL, MODELS
 
-    table = Table("model", "what it is", "weights in the package", "source")
+    table = Table("model", "what it is", "weights")
     for name, entry in MODELS.items():
         label = f"{name} (default)" if name == DEFAULT_MODEL else name
-        table.add_row(label, entry.description, "yes" if entry.weights else "no", entry.source)
+        table.add_row(label, entry.description, entry.weights_from)
     stdout_console().print(table)
 
 

@@ -48,7 +48,7 @@ _NANOTRACK = {
     "weights_from": "published by its author, Apache-2.0; save the checkpoint's state_dict as .npz",
 }
 _DCFG = "Diverse cross-channel fine-grained feature learning and progressive fusion for TIR tracking"
-_TRAINED_HERE = "train it: trackctl train"
+_TRAINED_HERE = "none are published: bring your own .safetensors"
 
 MODELS: dict[str, ModelEntry] = {
     "dcfg-edge": ModelEntry(

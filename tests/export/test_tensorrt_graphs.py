@@ -12,6 +12,7 @@ from trackctl.export.int8 import quantise
 from trackctl.export.precision import half_core
 from trackctl.runtime.engines.tensorrt import build_engine
 from trackctl.training.engine import example_inputs
+from trackctl.training.zoo import MODELS
 
 FORM = FrameFormat(frame_hw=(512, 640))
 
@@ -22,33 +23,37 @@ def rtx():
 
 
 def all_graphs(name: str):
-    """Graphs by file name. nanotrack-v3 has both kinds of correlation, dcfg-edge the suppression and the anchors."""
+    """Graphs by file name, patch cut and frame cut; the template of an int8 bundle is that of fp32."""
     model = fold_batch_norm(initial_model(name))
     _, search = example_inputs(model)
     feed = {key: tensor.numpy() for key, tensor in search.items()}
     feed["search"] = np.random.default_rng(0).uniform(0, 255, feed["search"].shape).astype(np.float32)
+    single = export_patch_graph(model, "search")
+    yield from both_cuts("fp32", "search", single, model.crop)
+    yield from both_cuts("int8", "search", quantise(single, [feed], method="minmax"), model.crop)
+    yield from both_cuts("fp32", "template", export_patch_graph(model, "template"), model.crop)
     half = half_core(model)
-    single, template, search = (
-        export_patch_graph(model, "search"),
-        export_patch_graph(half, "template"),
-        export_patch_graph(half, "search"),
-    )
-    integer = quantise(single, [feed], method="minmax")
-    yield from {"fp32.search": single, "fp16.template": template, "fp16.search": search, "int8.search": integer}.items()
-    yield "fp16.template.frame", export_frame_graph(template, "template", model.crop, FORM)
-    yield "int8.search.frame", export_frame_graph(integer, "search", model.crop, FORM)
+    for role in ("template", "search"):
+        yield from both_cuts("fp16", role, export_patch_graph(half, role), model.crop)
+
+
+def both_cuts(precision: str, role: str, graph, crop):
+    yield f"{precision}.{role}", graph
+    yield f"{precision}.{role}.frame", export_frame_graph(graph, role, crop, FORM)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dcfg-edge", "nanotrack-v3"])
+@pytest.mark.parametrize("name", MODELS)
 def test_every_graph_is_built(name, tmp_path):
     built = []
     for file, graph in all_graphs(name):
         path = tmp_path / f"{file}.onnx"
         path.write_bytes(graph.SerializeToString())
         assert build_engine("tensorrt_rtx", path, path.with_suffix(".engine")).size_bytes > 10_000
+        path.unlink()
+        path.with_suffix(".engine").unlink()
         built.append(file)
-    assert len(built) == 6
+    assert len(built) == 10
 
 
 @pytest.mark.parametrize("layout", ["bgr8", "gray16"])

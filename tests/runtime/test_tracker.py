@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import cv2
@@ -38,7 +38,7 @@ def find(feeds: Mapping[str, Array]) -> dict[str, Array]:
     return {"next_state": state, "score": np.array([[max(peak, 0.0)]], np.float32), "quality": quality}
 
 
-def correlation_tracker() -> Tracker:
+def correlation_tracker(find: Callable[[Mapping[str, Array]], dict[str, Array]] = find) -> Tracker:
     template = FunctionEngine(learn, {"template": TensorSpec("float32", (1, 3, 127, 127))}, {"kernel": HALF})
     search = FunctionEngine(find, {"search": TensorSpec("float32", (1, 3, 255, 255)), "state": STATE, "kernel": HALF}, {})
     return Tracker(template, search, crop=CROP)
@@ -89,6 +89,24 @@ def test_a_black_or_frozen_feed_is_never_confident_and_the_box_stands() -> None:
         assert result.score == 0.0
         assert result.box == box
     assert frozen[-1].status is black[-1].status is Status.LOST
+
+
+def test_a_state_that_is_not_finite_is_not_kept() -> None:
+    broken = [False]
+
+    def sometimes(feeds: Mapping[str, Array]) -> dict[str, Array]:
+        found = find(feeds)
+        return {**found, "next_state": np.full((1, 6), np.nan, np.float32)} if broken[0] else found
+
+    tracker = correlation_tracker(sometimes)
+    tracker.init(*scene(0))
+    before = tracker.update(scene(1)[0]).box
+    broken[0] = True
+    result = tracker.update(scene(2)[0])
+    assert (result.box, result.score, result.status) == (before, 0.0, Status.UNCERTAIN)
+    broken[0] = False
+    frame, truth = scene(3)
+    assert float(iou(tracker.update(frame).box, truth)) > 0.8
 
 
 def test_update_before_init() -> None:

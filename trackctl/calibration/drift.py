@@ -131,7 +131,7 @@ def measure_drift(
             steps.compare(*memories)
     if not steps.ious:
         raise InputError(f"{footage.name} has fewer than two frames, expected a clip to compare on: give a longer one")
-    paths = [_finite(boxes_array(path)) for path in boxes]
+    paths = [boxes_array(path) for path in boxes]
     overlap = iou(*paths)[1:]
     aucs = [_success_auc(path, footage.truth_ltwh) for path in paths]
     return Drift(

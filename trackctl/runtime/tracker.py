@@ -45,7 +45,7 @@ class Result:
 
     Attributes:
         box: left, top, width, height in frame pixels, float64, continuous edges.
-        score: foreground probability at the chosen cell, 0..1; 0 for a blank or repeated frame.
+        score: foreground probability at the chosen cell, 0..1; 0 for a blank or repeated frame or a box that is not finite.
         status: how far the box can be believed.
         quality: ``psr``, ``second``, ``contrast`` (runtime/contract.py).
         stages_ns: time spent per stage of ``update``, nanoseconds.
@@ -190,10 +190,12 @@ class Tracker:
         searched = perf_counter_ns()
         quality = dict(zip(QUALITY, outputs[QUALITY_OUT][0].tolist(), strict=True))
         score = float(outputs[SCORE][0, 0])
-        if repeated:
+        moved = outputs[STATE_OUT]
+        if repeated or not np.isfinite(moved).all():
+            # Nothing was learnt: the box stands. A NaN kept here would never leave the state again.
             score = 0.0
         else:
-            self._state[:] = outputs[STATE_OUT]
+            self._state[:] = moved
         status = self._confidence.judge(score, quality["psr"], quality["second"], quality["contrast"], repeated=repeated)
         box = Box.from_centre(*self._state[0, :4].tolist())
         judged = perf_counter_ns()

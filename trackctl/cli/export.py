@@ -11,7 +11,9 @@ from trackctl.cli import app
 from trackctl.cli.screen import BundleArgument, InitOption, first_box, spinner, stdout_console
 
 if TYPE_CHECKING:
+    from trackctl.calibration.footage import Footage
     from trackctl.export.verify import Report
+    from trackctl.runtime.sources import Source
 
 DEFAULT_FRAMES = ["640x512"]
 
@@ -34,7 +36,6 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="write the bundle even if it fails its verification")] = False,
 ) -> None:
     """Split a model into graphs, lower its precision, prove it against PyTorch and write a bundle."""
-    from trackctl.calibration.footage import Footage
     from trackctl.export.frame_graph import FrameFormat
     from trackctl.export.pipeline import Calibration
     from trackctl.export.pipeline import export as run
@@ -44,8 +45,7 @@ def export(
 
     formats = [FrameFormat.parse(text) for text in frame]
     with open_source(calibration) as clip, spinner() as tell:
-        truth = getattr(clip, "boxes_ltwh", None)
-        footage = Footage(source=clip, box=first_box(clip, init), truth_ltwh=truth, frames=frames)
+        footage = _footage(clip, init, frames)
         exported = run(
             model or DEFAULT_MODEL,
             out=out,
@@ -82,7 +82,6 @@ def verify(
     frames: Annotated[int, typer.Option("--frames", min=2, help="most frames to compare")] = 100,
 ) -> None:
     """Compare every graph of a bundle with PyTorch, tensor by tensor and box by box; exit 1 if it drifts too far."""
-    from trackctl.calibration.footage import Footage
     from trackctl.export.pipeline import model_of
     from trackctl.export.verify import verify as run
     from trackctl.runtime.bundle import Bundle
@@ -91,8 +90,7 @@ def verify(
     opened = Bundle.open(bundle)
     model = model_of(opened, weights)
     with open_source(source) as clip, spinner() as tell:
-        truth = getattr(clip, "boxes_ltwh", None)
-        footage = Footage(source=clip, box=first_box(clip, init), truth_ltwh=truth, frames=frames)
+        footage = _footage(clip, init, frames)
         report = run(opened, model, footage, progress=tell)
     _print_report(report)
     if report.failures:
@@ -111,6 +109,13 @@ def models() -> None:
         label = f"{name} (default)" if name == DEFAULT_MODEL else name
         table.add_row(label, entry.description, entry.weights_from)
     stdout_console().print(table)
+
+
+def _footage(clip: Source, init: str | None, frames: int) -> Footage:
+    """The clip with its first box, and with all boxes where a rendered clip knows them."""
+    from trackctl.calibration.footage import Footage
+
+    return Footage(source=clip, box=first_box(clip, init), truth_ltwh=getattr(clip, "boxes_ltwh", None), frames=frames)
 
 
 def _print_report(report: Report) -> None:

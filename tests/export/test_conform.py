@@ -8,12 +8,12 @@ import pytest
 from trackctl.calibration.footage import Footage
 from trackctl.export.conform import conform
 from trackctl.export.frame_graph import FrameFormat
-from trackctl.runtime.frame import BGR8, GRAY8, GRAY16, LAYOUTS, layout_of
+from trackctl.runtime.frame import BGR8, GRAY8, GRAY16, LAYOUTS, PAIR8, layout_of
 from trackctl.runtime.geometry import Box
 from trackctl.runtime.sources.stacks import NpyStack
 from trackctl.runtime.sources.synth import Synth, SynthSpec
 
-SHAPES = {GRAY8: (2, 60, 80), BGR8: (2, 60, 80, 3), GRAY16: (2, 60, 80)}
+SHAPES = {GRAY8: (2, 60, 80), BGR8: (2, 60, 80, 3), GRAY16: (2, 60, 80), PAIR8: (2, 60, 80, 4)}
 
 
 def gradient(layout: str) -> np.ndarray:
@@ -21,7 +21,7 @@ def gradient(layout: str) -> np.ndarray:
     top = 2**16 - 1 if layout == GRAY16 else 255
     ramp = np.linspace(0.25, 0.75, 80) * top
     shape = SHAPES[layout]
-    ramp = ramp[:, None] if layout == BGR8 else ramp
+    ramp = ramp[:, None] if layout in (BGR8, PAIR8) else ramp
     return np.broadcast_to(ramp, shape).astype(np.uint16 if layout == GRAY16 else np.uint8)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from trackctl.runtime.errors import FrameError
-from trackctl.runtime.frame import BGR8, GRAY8, GRAY16, graph_frame, graph_frame_spec, layout_of
+from trackctl.runtime.frame import BGR8, GRAY8, GRAY16, PAIR8, graph_frame, graph_frame_spec, layout_of
 
 
 def test_layouts() -> None:
@@ -12,13 +12,15 @@ def test_layouts() -> None:
     assert layout_of(np.zeros((4, 5, 1), np.uint8)) == GRAY8
     assert layout_of(np.zeros((4, 5, 3), np.uint8)) == BGR8
     assert layout_of(np.zeros((4, 5), np.uint16)) == GRAY16
+    assert layout_of(np.zeros((4, 5, 4), np.uint8)) == PAIR8
 
 
 @pytest.mark.parametrize(
     "pixels",
     [
         np.zeros((4, 5), np.float32),
-        np.zeros((4, 5, 4), np.uint8),
+        np.zeros((4, 5, 2), np.uint8),
+        np.zeros((4, 5, 4), np.uint16),
         np.zeros((4, 5, 3), np.uint16),
         np.zeros((0, 5), np.uint8),
         np.zeros(7, np.uint8),

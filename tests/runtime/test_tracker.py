@@ -167,3 +167,18 @@ def test_the_public_door_is_complete() -> None:
     assert issubclass(BoxError, trackctl.TrackctlError)
     with pytest.raises(AttributeError, match="Trackr"):
         trackctl.Trackr  # noqa: B018
+
+
+def test_pairs_and_single_cameras_are_not_mixed_up() -> None:
+    tracker = correlation_tracker()
+    frame, box = scene(0)
+    with pytest.raises(FrameError, match=r"got a pair8 frame, expected gray or BGR"):
+        tracker.init(np.dstack([frame] * 4), box)
+    template = FunctionEngine(learn, {"template": TensorSpec("float32", (1, 4, 127, 127))}, {"kernel": HALF})
+    search = FunctionEngine(find, {"search": TensorSpec("float32", (1, 4, 255, 255)), "state": STATE, "kernel": HALF}, {})
+    pairs = Tracker(template, search, crop=CROP, channels=4)
+    with pytest.raises(FrameError, match=r"got a gray8 frame, expected pairs"):
+        pairs.init(frame, box)
+    pairs.init(np.dstack([frame] * 4), box)
+    frame, truth = scene(1)
+    assert float(iou(pairs.update(np.dstack([frame] * 4)).box, truth)) > 0.8

@@ -11,7 +11,7 @@ import numpy as np
 from trackctl.calibration.footage import Footage
 from trackctl.export.frame_graph import FrameFormat
 from trackctl.runtime.contract import Array
-from trackctl.runtime.frame import BGR8, GRAY16, Frame, layout_of
+from trackctl.runtime.frame import BGR8, GRAY16, PAIR8, Frame, layout_of
 from trackctl.runtime.geometry import Box
 from trackctl.runtime.sources import Source
 from trackctl.runtime.tone import ToneMapper
@@ -33,7 +33,7 @@ def conform(footage: Footage, form: FrameFormat) -> Footage:
 
 
 class Conformed(Source):
-    """The frames of a source in another format: resized, and converted between grey, colour and 16 bit."""
+    """The frames of a source in another format: resized, and converted between grey, colour, 16 bit and pairs."""
 
     def __init__(self, source: Source, form: FrameFormat) -> None:
         self.name, self.fps, self.count, self.live = source.name, source.fps, source.count, source.live
@@ -56,10 +56,14 @@ class Conformed(Source):
         if own == GRAY16:
             low, high = tone.update(sized)
             sized = np.clip((sized - np.float32(low)) * (255.0 / (high - low)), 0.0, 255.0).astype(np.uint8)
+        colour: Array = sized[:, :, :3] if own == PAIR8 else sized
+        if colour.ndim == 2:
+            colour = cv2.cvtColor(colour, cv2.COLOR_GRAY2BGR)
         if self._form.layout == BGR8:
-            colour: Array = cv2.cvtColor(sized, cv2.COLOR_GRAY2BGR)
-            return colour
-        grey: Array = cv2.cvtColor(sized, cv2.COLOR_BGR2GRAY) if own == BGR8 else sized
+            return np.ascontiguousarray(colour)
+        grey: Array = sized if sized.ndim == 2 else cv2.cvtColor(colour, cv2.COLOR_BGR2GRAY)
+        if self._form.layout == PAIR8:
+            return np.dstack((colour, grey))
         if self._form.layout == GRAY16:
             return grey.astype(np.uint16) * COUNTS_PER_LEVEL + COUNTS_AT_BLACK
         return grey

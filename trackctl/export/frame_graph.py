@@ -1,6 +1,6 @@
 """Frame graphs: a crop graph joined to a patch graph that is already lowered, so that both cuts hold the very same Core.
 
-template: frame, box [, tone] -> next_state, fill, memory...
+template: frame, box [, tone] [, rate, previous...] -> next_state, fill, memory... [, kept...]
 search:   frame, state, fill [, tone], memory... -> next_state, score, quality, cls, loc
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from trackctl.export.graphs import Role, anonymous, export_module
 from trackctl.runtime.contract import BOX, FILL, FRAME, SEARCH_PATCH, STATE, STATE_IN, STATE_OUT, TEMPLATE_PATCH, TONE
 from trackctl.runtime.errors import InputError
-from trackctl.runtime.frame import BGR8, GRAY8, GRAY16, LAYOUTS, graph_frame_spec
+from trackctl.runtime.frame import CHANNELS, GRAY8, GRAY16, LAYOUTS, graph_frame_spec
 from trackctl.runtime.geometry import CropSpec
 from trackctl.training.crop import GraphCrop, box_state, frame_planes
 
@@ -107,7 +107,7 @@ def export_frame_graph(patch_graph: onnx.ModelProto, role: Role, crop: CropSpec,
         inputs = {
             FRAME: pixels,
             STATE_IN: torch.ones(1, len(STATE)),
-            FILL: torch.zeros(1, 3 if frame.layout == BGR8 else 1),
+            FILL: torch.zeros(1, CHANNELS[frame.layout]),
             **tone,
         }
         cropping = export_module(SearchCrop(crop, frame, channels), inputs, (SEARCH_PATCH,))

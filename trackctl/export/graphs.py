@@ -78,7 +78,7 @@ def _observed_pairs(model: TrackerModel) -> list[tuple[nn.Conv2d | None, nn.Batc
 def export_patch_graph(model: TrackerModel, role: Role) -> onnx.ModelProto:
     """The checked ONNX graph of one role: Core and Decode, static shapes, weights inside.
 
-    template: ``template`` -> memory.
+    template: ``template`` [, ``rate``, previous...] -> memory [, kept...].
     search: ``search``, ``state``, memory -> ``next_state``, ``score``, ``quality``, ``cls``, ``loc``.
 
     Args:
@@ -87,7 +87,7 @@ def export_patch_graph(model: TrackerModel, role: Role) -> onnx.ModelProto:
     """
     template, search = example_inputs(model.eval())
     if role == "template":
-        return export_module(TemplateGraph(model), template, model.memory_names)
+        return export_module(TemplateGraph(model), template, model.template_outputs)
     return export_module(SearchGraph(model), search, SEARCH_OUTPUTS)
 
 

@@ -22,9 +22,9 @@ from trackctl.calibration.footage import Footage
 from trackctl.export.conform import conform
 from trackctl.export.frame_graph import FrameFormat, SearchCrop, TemplateCrop
 from trackctl.runtime.bundle import SEARCH, TEMPLATE, Bundle, frame_key
-from trackctl.runtime.contract import BOX, CLS, FILL, FRAME, LOC, STATE_IN, STATE_OUT, TONE
+from trackctl.runtime.contract import BOX, CLS, FILL, FRAME, LOC, STATE_IN, STATE_OUT, TEMPLATE_PATCH, TONE
 from trackctl.runtime.engines.onnxruntime import OnnxRuntimeEngine
-from trackctl.runtime.frame import BGR8, GRAY16, graph_frame_spec
+from trackctl.runtime.frame import CHANNELS, GRAY16, graph_frame_spec
 from trackctl.runtime.manifest import Precision
 from trackctl.training.engine import SEARCH_OUTPUTS, example_inputs, module_engine, torch_engines
 from trackctl.training.model import SearchGraph, TemplateGraph, TrackerModel
@@ -172,9 +172,11 @@ class _TemplateFrameGraph(nn.Module):
         super().__init__()
         self.cut, self.graph = TemplateCrop(model.crop, form, model.channels), TemplateGraph(model)
 
-    def forward(self, frame: Tensor, box: Tensor, *tone: Tensor) -> tuple[Tensor, ...]:
-        state, fill, patch = self.cut(frame, box, *tone)
-        return state, fill, *self.graph(patch)
+        self.cropped = 3 if form.layout == GRAY16 else 2
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        state, fill, patch = self.cut(*inputs[: self.cropped])
+        return state, fill, *self.graph(patch, *inputs[self.cropped :])
 
 
 class _SearchFrameGraph(nn.Module):
@@ -192,14 +194,15 @@ class _SearchFrameGraph(nn.Module):
 
 
 def _torch_frame_engines(model: TrackerModel, form: FrameFormat) -> Engines:
-    _, search = example_inputs(model.eval())
+    template, search = example_inputs(model.eval())
+    update = {name: tensor for name, tensor in template.items() if name != TEMPLATE_PATCH}
     frame = torch.zeros(graph_frame_spec(form.layout, form.frame_hw).shape, dtype=torch.uint8)
     tone = {TONE: torch.tensor([[0.0, 255.0]])} if form.layout == GRAY16 else {}
-    fill = torch.zeros(1, 3 if form.layout == BGR8 else 1)
+    fill = torch.zeros(1, CHANNELS[form.layout])
     memory = {name: search[name] for name in model.memory_names}
-    template_inputs = {FRAME: frame, BOX: torch.tensor([[8.0, 8.0, 16.0, 16.0]]), **tone}
+    template_inputs = {FRAME: frame, BOX: torch.tensor([[8.0, 8.0, 16.0, 16.0]]), **tone, **update}
     search_inputs = {FRAME: frame, STATE_IN: search[STATE_IN], FILL: fill, **tone, **memory}
-    template_outputs = (STATE_OUT, FILL, *model.memory_names)
+    template_outputs = (STATE_OUT, FILL, *model.template_outputs)
     return Engines(
         module_engine(_TemplateFrameGraph(model, form).eval(), template_inputs, template_outputs, "pytorch template"),
         module_engine(_SearchFrameGraph(model, form).eval(), search_inputs, SEARCH_OUTPUTS, "pytorch"),

@@ -27,16 +27,19 @@ QUALITY = ("psr", "second", "contrast")
 # A search patch flatter than this (grey levels, standard deviation) shows no target: a covered lens, a black frame.
 BLANK_CONTRAST = 0.5
 
-# Patch graphs.     template: TEMPLATE_PATCH -> memory...
+# Patch graphs.     template: TEMPLATE_PATCH [, RATE, PREVIOUS...] -> memory... [, kept...]
 #                   search:   SEARCH_PATCH, STATE_IN, memory... -> STATE_OUT, SCORE, QUALITY_OUT, CLS, LOC
-# Frame graphs.     template: FRAME, BOX [, TONE] -> STATE_OUT, FILL, memory...
+# Frame graphs.     template: FRAME, BOX [, TONE] [, RATE, PREVIOUS...] -> STATE_OUT, FILL, memory... [, kept...]
 #                   search:   FRAME, STATE_IN, FILL [, TONE], memory... -> as the patch graph
 TEMPLATE_PATCH = "template"  # float32 (1, C, 127, 127), 0..255
 SEARCH_PATCH = "search"  # float32 (1, C, 255, 255), 0..255
-FRAME = "frame"  # uint8: (H, W) gray8, (H, W, 3) bgr8, (H, W, 2) gray16 as little-endian low, high plane
+FRAME = "frame"  # uint8: (H, W) gray8, (H, W, 3) bgr8, (H, W, 4) pair8, (H, W, 2) gray16 as little-endian low, high plane
 BOX = "box"  # float32 (1, 4): left, top, width, height
 FILL = "fill"  # float32 (1, C): the first frame's mean per channel, which fills the outside of the frame
 TONE = "tone"  # float32 (1, 2): sensor counts mapped to 0 and 255 (gray16 only)
+# A template that can be updated takes back what it gave: its kept tensors under PREVIOUS + name, blended at RATE.
+RATE = "rate"  # float32 (1, 1): weight of the new features; 1 forgets the previous ones, as the first frame must
+PREVIOUS = "previous."
 STATE_IN = "state"
 STATE_OUT = "next_state"
 SCORE = "score"  # float32 (1, 1): foreground probability at the chosen cell, 0..1

@@ -14,7 +14,11 @@ from trackctl.runtime.errors import FrameError
 GRAY8 = "gray8"  # (H, W) uint8
 BGR8 = "bgr8"  # (H, W, 3) uint8
 GRAY16 = "gray16"  # (H, W) uint16, sensor counts
-LAYOUTS = (GRAY8, BGR8, GRAY16)
+PAIR8 = "pair8"  # (H, W, 4) uint8: blue, green, red, thermal; registered
+LAYOUTS = (GRAY8, BGR8, GRAY16, PAIR8)
+
+# Values per pixel.
+CHANNELS = {GRAY8: 1, BGR8: 3, GRAY16: 1, PAIR8: 4}
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Frame:
     """Pixels with the time they were taken.
 
     Attributes:
-        pixels: (H, W) uint8 or uint16, or (H, W, 3) uint8 BGR, C-contiguous.
+        pixels: (H, W) uint8 or uint16, (H, W, 3) uint8 BGR, or (H, W, 4) uint8 BGR and thermal; C-contiguous.
         timestamp_ns: capture time on the source's own monotonic clock.
         index: number of the frame in its source, from 0; a skipped frame leaves a gap.
     """
@@ -38,29 +42,29 @@ class Frame:
 
 
 def layout_of(pixels: Array) -> str:
-    """The layout's name: ``gray8``, ``bgr8`` or ``gray16``. A trailing axis of length 1 counts as gray.
+    """The layout's name: ``gray8``, ``bgr8``, ``gray16`` or ``pair8``. A trailing axis of length 1 counts as gray.
 
     Raises:
         FrameError: the array is none of these.
     """
     if not isinstance(pixels, np.ndarray):
         raise FrameError(f"got a frame of type {type(pixels).__name__}, expected a numpy array (H, W) or (H, W, 3)")
-    gray = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 1)
-    if pixels.size == 0 or not (gray or (pixels.ndim == 3 and pixels.shape[2] == 3)):
-        raise FrameError(f"got a frame of shape {pixels.shape}, expected (H, W) gray or (H, W, 3) BGR")
+    channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    if pixels.size == 0 or pixels.ndim not in (2, 3) or channels not in (1, 3, 4):
+        raise FrameError(f"got a frame of shape {pixels.shape}, expected (H, W) gray, (H, W, 3) BGR or (H, W, 4) BGR and thermal")
     if pixels.dtype == np.uint8:
-        return GRAY8 if gray else BGR8
-    if pixels.dtype == np.uint16 and gray:
+        return {1: GRAY8, 3: BGR8, 4: PAIR8}[channels]
+    if pixels.dtype == np.uint16 and channels == 1:
         return GRAY16
     raise FrameError(
         f"got a frame of {pixels.dtype} with shape {pixels.shape}, "
-        "expected uint8 (gray or BGR) or uint16 (gray): convert it first"
+        "expected uint8 (gray, BGR, BGR and thermal) or uint16 (gray): convert it first"
     )
 
 
 def graph_frame_spec(layout: str, frame_hw: tuple[int, int]) -> TensorSpec:
     """The uint8 tensor that carries a frame of this layout into a frame graph."""
-    planes = {GRAY8: (), BGR8: (3,), GRAY16: (2,)}[layout]
+    planes = {GRAY8: (), BGR8: (3,), GRAY16: (2,), PAIR8: (4,)}[layout]
     return TensorSpec("uint8", (*frame_hw, *planes))
 
 

@@ -17,9 +17,12 @@ from trackctl.runtime.bundle import Bundle
 from trackctl.runtime.confidence import Confidence, ConfidenceSpec, Status
 from trackctl.runtime.contract import (
     BOX,
+    FILL,
     FRAME,
+    PREVIOUS,
     QUALITY,
     QUALITY_OUT,
+    RATE,
     SCORE,
     SEARCH_PATCH,
     STATE_IN,
@@ -31,7 +34,7 @@ from trackctl.runtime.contract import (
 from trackctl.runtime.crop import HostCrop, frame_fill
 from trackctl.runtime.engine import Engine
 from trackctl.runtime.errors import FrameError, InputError
-from trackctl.runtime.frame import GRAY16, Frame, graph_frame, graph_frame_spec, layout_of
+from trackctl.runtime.frame import CHANNELS, GRAY16, PAIR8, Frame, graph_frame, graph_frame_spec, layout_of
 from trackctl.runtime.geometry import Box, CropSpec
 from trackctl.runtime.select import open_engines
 from trackctl.runtime.tone import ToneMapper
@@ -58,6 +61,28 @@ class Result:
     stages_ns: Mapping[str, int]
 
 
+@dataclass(frozen=True, kw_only=True)
+class TemplateUpdate:
+    """When the template takes in what the target looks like now. All numbers are [ours].
+
+    Attributes:
+        every: frames between two updates.
+        above: least score of a frame that is learnt from; it must be TRACKING as well.
+        rate: weight of the new features, 0..1.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+
+    every: int = 25
+    above: float = 0.8
+    rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or not 0.0 < self.rate <= 1.0:
+            raise InputError(f"got every {self.every} and rate {self.rate}, expected 1 or more and 0 < rate <= 1")
+
+
 class Tracker:
     """Follows one target through the frames of one camera.
 
@@ -70,6 +95,10 @@ class Tracker:
         channels: channels of the patches.
         cut: ``patch`` when the graphs take patches that the host crops, ``frame`` when they take whole frames.
         confidence: thresholds of the status.
+        template_update: when the template is updated; None: never.
+
+    Raises:
+        InputError: an update is asked for, but the template graph cannot take the previous template back.
     """
 
     def __init__(
@@ -81,6 +110,7 @@ class Tracker:
         channels: int = 3,
         cut: Cut = "patch",
         confidence: ConfidenceSpec | None = None,
+        template_update: TemplateUpdate | None = None,
     ) -> None:
         self._template, self._search = template, search
         self._crop = crop
@@ -92,18 +122,38 @@ class Tracker:
         self._state = np.zeros((1, 6), dtype=np.float32)
         self._tone_bounds = np.zeros((1, 2), dtype=np.float32)
         self._tone = ToneMapper()
+        self._channels = channels
+        self._kept = {
+            name.removeprefix(PREVIOUS): np.zeros(spec.shape, dtype=np.float32)
+            for name, spec in template.inputs.items()
+            if name.startswith(PREVIOUS)
+        }
+        if template_update is not None and not self._kept:
+            raise InputError(
+                "got a template update, but the template of this tracker cannot be updated: leave it out or take another model"
+            )
+        self._template_update = template_update
+        self._frames = 0
         self._fill: tuple[float, ...] = ()
         self._layout = ""
         self._last: Array | None = None
 
     @classmethod
-    def open(cls, path: str | Path, *, engine: str = "auto", threads: int | None = None) -> Tracker:
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        engine: str = "auto",
+        threads: int | None = None,
+        template_update: TemplateUpdate | None = None,
+    ) -> Tracker:
         """The tracker of a bundle folder.
 
         Args:
             path: the bundle, such as ``out/dcfg-edge-fp16.trk``.
             engine: ``auto`` measures what the machine has; or ``onnxruntime``, ``openvino``.
             threads: CPU threads of the engine; None lets ``auto`` measure.
+            template_update: when the template is updated; None: never.
 
         Raises:
             BundleError, EngineError, MissingDependency: with what to do.
@@ -117,6 +167,7 @@ class Tracker:
             crop=manifest.crop,
             channels=manifest.channels,
             confidence=ConfidenceSpec.from_mapping(manifest.confidence),
+            template_update=template_update,
         )
 
     @property
@@ -128,7 +179,7 @@ class Tracker:
         """Learn the target.
 
         Args:
-            frame: (H, W) uint8 or uint16, or (H, W, 3) uint8 BGR.
+            frame: (H, W) uint8 or uint16, (H, W, 3) uint8 BGR or (H, W, 4) uint8 BGR and thermal.
             box: left, top, width, height in frame pixels.
 
         Raises:
@@ -137,25 +188,34 @@ class Tracker:
         """
         pixels = _pixels(frame)
         layout = layout_of(pixels)
+        self._check_channels(layout)
         target = _box(box).checked(pixels.shape[:2])
         self._check_graph_frame(pixels, layout)
         self._tone = ToneMapper()
         self._layout = layout
         self._last = pixels.copy()
         self._confidence = Confidence(self._confidence_spec)
-        tone = self._update_tone(pixels)
+        self._frames = 0
+        self._fill = frame_fill(pixels)
+        self._state[0] = (*target.centre_xy, target.width, target.height, pixels.shape[1], pixels.shape[0])
+        made = self._learn(pixels, target, self._update_tone(pixels), 1.0)
+        self._search.bind({name: tensor for name, tensor in made.items() if name in self._search.inputs})
+
+    def _learn(self, pixels: Array, target: Box, tone: tuple[float, float] | None, rate: float) -> Mapping[str, Array]:
+        """What the template graph makes of a target; remembers what it wants back."""
+        feeds: dict[str, Array] = {}
+        if self._kept:
+            feeds = {RATE: np.array([[rate]], dtype=np.float32), **{PREVIOUS + name: kept for name, kept in self._kept.items()}}
         if self._cut == "frame":
-            corner = np.array([target], dtype=np.float32)
-            outputs = dict(self._template.run({FRAME: graph_frame(pixels), BOX: corner, **self._tone_feed()}))
-            self._state[:] = outputs.pop(STATE_OUT)
-            memory = outputs
+            feeds |= {FRAME: graph_frame(pixels), BOX: np.array([target], dtype=np.float32), **self._tone_feed()}
         else:
-            self._fill = frame_fill(pixels)
-            self._state[0] = (*target.centre_xy, target.width, target.height, pixels.shape[1], pixels.shape[0])
             side = self._crop.template_side_px(target.width, target.height)
-            patch = self._template_crop(pixels, layout, target.centre_xy, side, self._fill, tone)
-            memory = dict(self._template.run({TEMPLATE_PATCH: patch}))
-        self._search.bind(memory)
+            patch = self._template_crop(pixels, self._layout, target.centre_xy, side, frame_fill(pixels), tone)
+            feeds[TEMPLATE_PATCH] = patch
+        made = self._template.run(feeds)
+        for name, kept in self._kept.items():
+            kept[:] = made[name]
+        return made
 
     def update(self, frame: Array | Frame) -> Result:
         """Find the target in the next frame.
@@ -199,13 +259,22 @@ class Tracker:
         status = self._confidence.judge(score, quality["psr"], quality["second"], quality["contrast"], repeated=repeated)
         box = Box.from_centre(*self._state[0, :4].tolist())
         judged = perf_counter_ns()
+        self._frames += 1
+        renewal = self._template_update
+        if renewal is not None and self._frames % renewal.every == 0 and status is Status.TRACKING and score >= renewal.above:
+            made = self._learn(pixels, box, tone, renewal.rate)
+            # What fills the outside stays the first frame's.
+            self._search.bind({name: tensor for name, tensor in made.items() if name in self._search.inputs and name != FILL})
+        renewed = perf_counter_ns()
         stages = {
             "check": checked - started,
             "crop": cropped - checked,
             "engine": searched - cropped,
             "judge": judged - searched,
-            "update": judged - started,
+            "update": renewed - started,
         }
+        if renewal is not None:
+            stages["template"] = renewed - judged
         return Result(box, score, status, quality, stages)
 
     def close(self) -> None:
@@ -229,6 +298,11 @@ class Tracker:
 
     def _tone_feed(self) -> dict[str, NDArray[np.float32]]:
         return {TONE: self._tone_bounds} if self._layout == GRAY16 else {}
+
+    def _check_channels(self, layout: str) -> None:
+        if (layout == PAIR8) != (self._channels == CHANNELS[PAIR8]):
+            wanted = "pairs (H, W, 4) uint8 of BGR and thermal" if self._channels == CHANNELS[PAIR8] else "gray or BGR frames"
+            raise FrameError(f"got a {layout} frame, expected {wanted} for this tracker: take a bundle made for this camera")
 
     def _check_graph_frame(self, pixels: Array, layout: str) -> None:
         if self._cut != "frame":

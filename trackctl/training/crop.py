@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trackctl.runtime.contract import STATE
-from trackctl.runtime.frame import BGR8, GRAY16
+from trackctl.runtime.frame import BGR8, GRAY16, PAIR8
 from trackctl.runtime.geometry import CropSpec
 
 
 def frame_planes(frame: Tensor, layout: str) -> Tensor:
     """The uint8 frame as float32 (1, C, H, W) in sensor units."""
     values = frame.to(torch.float32)
-    if layout == BGR8:
+    if layout in (BGR8, PAIR8):
         return values.permute(2, 0, 1).unsqueeze(0)
     if layout == GRAY16:  # little-endian bytes
         return (values[..., 0] + 256.0 * values[..., 1])[None, None]

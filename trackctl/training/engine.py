@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from trackctl.runtime.contract import (
     CLS,
     LOC,
+    PREVIOUS,
     QUALITY_OUT,
+    RATE,
     SCORE,
     SEARCH_PATCH,
     STATE,
@@ -32,16 +34,19 @@ def example_inputs(model: TrackerModel) -> tuple[dict[str, Tensor], dict[str, Te
     sizes = model.crop.template_size, model.crop.search_size
     template, search = (torch.full((1, model.channels, size, size), 127.0) for size in sizes)
     with torch.inference_mode():
-        memory = TemplateGraph(model).eval()(template)
-    named = dict(zip(model.memory_names, memory, strict=True))
-    return {TEMPLATE_PATCH: template}, {SEARCH_PATCH: search, STATE_IN: torch.full((1, len(STATE)), 64.0), **named}
+        made = TemplateGraph(model).eval()(template)
+    named = dict(zip(model.template_outputs, made, strict=True))
+    update = {RATE: torch.ones(1, 1)} if model.kept_names else {}
+    update |= {PREVIOUS + name: torch.zeros_like(named[name]) for name in model.kept_names}
+    memory = {name: named[name] for name in model.memory_names}
+    return {TEMPLATE_PATCH: template, **update}, {SEARCH_PATCH: search, STATE_IN: torch.full((1, len(STATE)), 64.0), **memory}
 
 
 def torch_engines(model: TrackerModel) -> tuple[FunctionEngine, FunctionEngine]:
     """Engines of the model's template and search patch graphs, on the CPU; the model is put in evaluation mode."""
     template, search = example_inputs(model.eval())
     return (
-        module_engine(TemplateGraph(model), template, model.memory_names, "pytorch template"),
+        module_engine(TemplateGraph(model), template, model.template_outputs, "pytorch template"),
         module_engine(SearchGraph(model), search, SEARCH_OUTPUTS, "pytorch"),
     )
 

@@ -25,17 +25,34 @@ class TrackerModel(nn.Module):
         crop: crop constants.
         decode: turns raw maps into a box.
         memory_names: names of the tensors that ``template`` returns, in order.
+        kept_names: tensors that ``refresh`` takes back when the template is updated; none if it never is.
         channels: channels of the patches.
     """
 
     crop: CropSpec
     decode: AnchorDecode | PointDecode
     memory_names: tuple[str, ...]
+    kept_names: tuple[str, ...] = ()
     channels: int = 3
 
     @abstractmethod
     def template(self, patch: Tensor) -> tuple[Tensor, ...]:
         """The memory for a template patch (B, C, 127, 127) in 0..255."""
+
+    @property
+    def template_outputs(self) -> tuple[str, ...]:
+        """Names of what the template graph gives: the memory, then the kept tensors that are not memory."""
+        return (*self.memory_names, *(name for name in self.kept_names if name not in self.memory_names))
+
+    def refresh(self, patch: Tensor, kept: Sequence[Tensor] | None = None, rate: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The tensors of ``template_outputs`` for a template patch blended with what was kept.
+
+        Args:
+            patch: as in ``template``.
+            kept: tensors of ``kept_names``; None on the first frame.
+            rate: (1, 1) weight of the patch's features; 1 leaves nothing of ``kept``.
+        """
+        return self.template(patch)
 
     @abstractmethod
     def search(self, patch: Tensor, memory: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -43,15 +60,21 @@ class TrackerModel(nn.Module):
 
 
 class TemplateGraph(nn.Module):
-    """The patch graph of the template: patch -> memory, float32 on the outside whatever the Core's precision."""
+    """The template's patch graph: patch [, rate, kept] -> memory [, kept]; float32 outside, whatever the Core's precision."""
 
     def __init__(self, model: TrackerModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, template: Tensor) -> tuple[Tensor, ...]:
-        """Memory tensors, float32."""
-        return tuple(tensor.float() for tensor in self.model.template(template.to(core_dtype(self.model))))
+    def forward(self, template: Tensor, rate: Tensor | None = None, *kept: Tensor) -> tuple[Tensor, ...]:
+        """The tensors of ``template_outputs``, float32."""
+        dtype = core_dtype(self.model)
+        patch = template.to(dtype)
+        if rate is None:
+            made = self.model.refresh(patch)
+        else:
+            made = self.model.refresh(patch, [tensor.to(dtype) for tensor in kept], rate.to(dtype))
+        return tuple(tensor.float() for tensor in made)
 
 
 class SearchGraph(nn.Module):

@@ -28,15 +28,15 @@ def noise(height: int, width: int, layout: str, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, top, shape).astype(np.uint16 if layout == GRAY16 else np.uint8)
 
 
-def both_crops(pixels, layout, box: Box, size: int, tone=None) -> tuple[np.ndarray, np.ndarray]:
+def both_crops(pixels, layout, box: Box, size: int, tone=None, channels: int = 3) -> tuple[np.ndarray, np.ndarray]:
     fill = frame_fill(pixels)
     side = SPEC.template_side_px(box.width, box.height) * size / SPEC.template_size
-    host = HostCrop(size)(pixels, layout, box.centre_xy, side, fill, tone)
+    host = HostCrop(size, channels)(pixels, layout, box.centre_xy, side, fill, tone)
     state = box_state(torch.tensor([box], dtype=torch.float32), pixels.shape[:2])
     planes = frame_planes(torch.from_numpy(graph_frame(pixels).copy()), layout)
     bounds = None if tone is None else torch.tensor([tone], dtype=torch.float32)
-    graph = GraphCrop(SPEC, layout, size)(planes, state, torch.tensor([fill], dtype=torch.float32), bounds).numpy()
-    assert host.shape == graph.shape == (1, 3, size, size)
+    graph = GraphCrop(SPEC, layout, size, channels)(planes, state, torch.tensor([fill], dtype=torch.float32), bounds).numpy()
+    assert host.shape == graph.shape == (1, channels, size, size)
     assert host.dtype == graph.dtype == np.float32
     return host, graph
 
@@ -51,6 +51,14 @@ def box_of(case) -> tuple[int, int, Box, int]:
 def test_eight_bits_agree_within_one_level(case, layout, size) -> None:
     height, width, box, seed = box_of(case)
     host, graph = both_crops(noise(height, width, layout, seed), layout, box, size)
+    assert np.abs(host - graph).max() <= 1.0
+
+
+@settings(max_examples=40, deadline=None)
+@given(case=CASES, layout=st.sampled_from([GRAY8, BGR8]), size=st.sampled_from([127, 255]))
+def test_gray_patches_agree_within_one_level(case, layout, size) -> None:
+    height, width, box, seed = box_of(case)
+    host, graph = both_crops(noise(height, width, layout, seed), layout, box, size, channels=1)
     assert np.abs(host - graph).max() <= 1.0
 
 

@@ -33,6 +33,12 @@ def export(
     init: InitOption = None,
     frames: Annotated[int, typer.Option("--frames", min=2, help="most frames of that clip to use")] = 100,
     tensorrt: Annotated[bool, typer.Option("--tensorrt/--no-tensorrt", help="also build TensorRT engines where possible")] = True,
+    gray: Annotated[
+        bool | None,
+        typer.Option(
+            "--gray/--colour", help="patches of one channel, faster; colour frames become gray", show_default="as trained"
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="write the bundle even if it fails its verification")] = False,
 ) -> None:
     """Split a model into graphs, lower its precision, prove it against PyTorch and write a bundle."""
@@ -56,6 +62,7 @@ def export(
             footage=footage,
             engines=installed_kinds() if tensorrt else (),
             force=force,
+            gray=gray,
             progress=tell,
         )
     if exported.report is not None:

@@ -15,6 +15,7 @@ from trackctl.calibration.footage import Footage
 from trackctl.calibration.record import Recorded, record
 from trackctl.export.frame_graph import FrameFormat, export_frame_graph
 from trackctl.export.graphs import Role, export_patch_graph, fold_batch_norm
+from trackctl.export.gray import gray_model
 from trackctl.export.initial import initial_model
 from trackctl.export.int8 import DEFAULT_METHOD, Method, quantise
 from trackctl.export.precision import half_core
@@ -81,6 +82,7 @@ def export(
     footage: Footage | None = None,
     engines: Sequence[str] = (),
     force: bool = False,
+    gray: bool | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Exported:
@@ -97,6 +99,7 @@ def export(
         engines: ``tensorrt``, ``tensorrt_rtx``: kinds of engine to build into the bundle's cache as well.
         force: write the bundle even if it fails its verification; so is one with initial weights, whose maps have no peak that a
             lower precision could keep.
+        gray: whether patches have one channel (:func:`trackctl.export.gray.gray_model`); None takes what the zoo says.
         threads: CPU threads of ONNX Runtime while calibrating and verifying; None leaves the number to it.
         progress: told of each step.
 
@@ -115,6 +118,8 @@ def export(
         path = weights_path(name, weights)
         tell(f"loading {name} from {path.name}")
         model, origin = load(name, path), {"weights": path.name, "weights_sha256": weights_sha256(path)}
+    if entry(name).gray if gray is None else gray:
+        model = gray_model(model)
     exported = export_model(
         model,
         name,
@@ -145,14 +150,18 @@ def model_of(bundle: Bundle, weights: Path | None = None) -> TrackerModel:
     """
     name, recorded = bundle.manifest.system, bundle.manifest.provenance.get("weights_sha256")
     if recorded is None:
-        return initial_model(name)
+        return _as_exported(initial_model(name), bundle)
     path = weights_path(name, weights)
     if (found := weights_sha256(path)) != recorded:
         raise WeightsError(
             f"got the weights {path.name} with the checksum {found[:12]}..., expected {recorded[:12]}... of "
             f"{bundle.manifest.provenance['weights']}, with which {bundle.path.name} was exported: give that file"
         )
-    return load(name, path)
+    return _as_exported(load(name, path), bundle)
+
+
+def _as_exported(model: TrackerModel, bundle: Bundle) -> TrackerModel:
+    return gray_model(model) if bundle.manifest.channels == 1 != model.channels else model
 
 
 def export_model(

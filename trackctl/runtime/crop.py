@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trackctl.runtime.contract import Array
-from trackctl.runtime.frame import GRAY16
+from trackctl.runtime.frame import BGR8, GRAY16, GRAY_OF_BGR
 from trackctl.runtime.geometry import patch_matrix
 
 Float32Array = NDArray[np.float32]
@@ -29,7 +29,7 @@ class HostCrop:
 
     Args:
         size: side of the patch, px.
-        channels: channels of the patch; gray frames are repeated to fill them.
+        channels: channels of the patch; gray frames are repeated to fill three, colour frames become gray for one.
     """
 
     def __init__(self, size: int, channels: int = 3) -> None:
@@ -60,13 +60,19 @@ class HostCrop:
         height, width = pixels.shape[:2]
         left, right = _span(matrix[0, 2], matrix[0, 0], self._size, width)
         top, bottom = _span(matrix[1, 2], matrix[1, 1], self._size, height)
+        if layout == BGR8 and len(self._planes) == 1:
+            blue, green, red = fill
+            fill = (GRAY_OF_BGR[0] * blue + GRAY_OF_BGR[1] * green + GRAY_OF_BGR[2] * red,)
         if left >= right or top >= bottom:
             for plane, value in zip(self._planes, _per_plane(fill, len(self._planes)), strict=True):
                 plane[...] = value
             _apply_tone(self._patch[0], layout, tone)
             return self._patch
         # Only what the square covers becomes float32, in which OpenCV samples faster than in uint8 and does not round.
-        seen = pixels[top:bottom, left:right].astype(np.float32)
+        window = pixels[top:bottom, left:right]
+        if layout == BGR8 and len(self._planes) == 1:
+            window = cv2.cvtColor(window, cv2.COLOR_BGR2GRAY)
+        seen = window.astype(np.float32)
         matrix[0, 2] -= left
         matrix[1, 2] -= top
         gray = seen.ndim == 2 or seen.shape[2] == 1

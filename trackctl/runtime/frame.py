@@ -17,6 +17,9 @@ GRAY16 = "gray16"  # (H, W) uint16, sensor counts
 PAIR8 = "pair8"  # (H, W, 4) uint8: blue, green, red, thermal; registered
 LAYOUTS = (GRAY8, BGR8, GRAY16, PAIR8)
 
+# Luma of blue, green, red (ITU-R BT.601), as OpenCV weighs them.
+GRAY_OF_BGR = (0.114, 0.587, 0.299)
+
 # Values per pixel.
 CHANNELS = {GRAY8: 1, BGR8: 3, GRAY16: 1, PAIR8: 4}
 

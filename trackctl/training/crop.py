@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trackctl.runtime.contract import STATE
-from trackctl.runtime.frame import BGR8, GRAY16, PAIR8
+from trackctl.runtime.frame import BGR8, GRAY16, GRAY_OF_BGR, PAIR8
 from trackctl.runtime.geometry import CropSpec
 
 
@@ -39,16 +39,18 @@ class GraphCrop(nn.Module):
         spec: crop constants.
         layout: sensor layout of the frame.
         size: side of the patch, px (the template's or the search's).
-        channels: channels of the patch; gray frames are repeated to fill them.
+        channels: channels of the patch; gray frames are repeated to fill three, colour frames become gray for one.
     """
 
     offsets: Tensor
+    luma: Tensor
 
     def __init__(self, spec: CropSpec, layout: str, size: int, channels: int = 3) -> None:
         super().__init__()
         self.spec, self.layout, self.size, self.channels = spec, layout, size, channels
         # Patch pixel centres relative to the patch centre, in units of the patch side.
         self.register_buffer("offsets", (torch.arange(size) + 0.5) / size - 0.5, persistent=False)
+        self.register_buffer("luma", torch.tensor(GRAY_OF_BGR).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, planes: Tensor, state: Tensor, fill: Tensor, tone: Tensor | None = None) -> Tensor:
         """The patch around the state's box.
@@ -73,7 +75,9 @@ class GraphCrop(nn.Module):
         if tone is not None:
             low, high = tone[:, 0:1, None, None], tone[:, 1:2, None, None]
             patch = torch.clamp((patch - low) * (255.0 / (high - low)), 0.0, 255.0)
-        if patch.shape[1] != self.channels:
+        if self.layout == BGR8 and self.channels == 1:
+            patch = (patch * self.luma).sum(dim=1, keepdim=True)
+        elif patch.shape[1] != self.channels:
             patch = patch.expand(1, self.channels, n, n)
         return patch
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,6 +35,7 @@ class ModelEntry:
         source: the paper or repository it follows.
         weights: file in the package's weights folder; None if none is shipped.
         weights_from: where weights can be had and under which licence.
+        gray: made for cameras of one channel, and exported for gray patches unless one asks for colour.
     """
 
     build: Callable[[], TrackerModel]
@@ -41,12 +43,14 @@ class ModelEntry:
     source: str
     weights: str | None = None
     weights_from: str
+    gray: bool = False
 
 
-_NANOTRACK = {
-    "source": "HonglinChu/SiamTrackers, NanoTrack (no paper)",
-    "weights_from": "published by its author, Apache-2.0; save the checkpoint's state_dict as .npz",
-}
+_nanotrack = partial(
+    ModelEntry,
+    source="HonglinChu/SiamTrackers, NanoTrack (no paper)",
+    weights_from="published by its author, Apache-2.0; save the checkpoint's state_dict as .npz",
+)
 _DCFG = "Diverse cross-channel fine-grained feature learning and progressive fusion for TIR tracking"
 _TRAINED_HERE = "none are published: bring your own .safetensors"
 
@@ -57,6 +61,7 @@ MODELS: dict[str, ModelEntry] = {
         source=_DCFG,
         weights="dcfg-edge.safetensors",
         weights_from="shipped with the package, Apache-2.0",
+        gray=True,
     ),
     "dcfg-r50": ModelEntry(
         build=dcfg_r50,
@@ -70,13 +75,9 @@ MODELS: dict[str, ModelEntry] = {
         source="SiamRPN++ (Li et al., CVPR 2019)",
         weights_from=_TRAINED_HERE,
     ),
-    "nanotrack-v1": ModelEntry(build=nanotrack_v1, description="NanoTrack V1, 0.29 M parameters", **_NANOTRACK),
-    "nanotrack-v2": ModelEntry(
-        build=nanotrack_v2, description="NanoTrack V2, 0.33 M parameters; the network of cv2.TrackerNano", **_NANOTRACK
-    ),
-    "nanotrack-v3": ModelEntry(
-        build=nanotrack_v3, description="NanoTrack V3, 0.54 M parameters; the best of the three", **_NANOTRACK
-    ),
+    "nanotrack-v1": _nanotrack(build=nanotrack_v1, description="NanoTrack V1, 0.29 M parameters"),
+    "nanotrack-v2": _nanotrack(build=nanotrack_v2, description="NanoTrack V2, 0.33 M parameters; the network of cv2.TrackerNano"),
+    "nanotrack-v3": _nanotrack(build=nanotrack_v3, description="NanoTrack V3, 0.54 M parameters; the best of the three"),
 }
 
 

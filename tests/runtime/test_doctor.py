@@ -7,12 +7,26 @@ import sys
 import cv2
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx.reference import ReferenceEvaluator
+from recording_cuda import RecordingCuda
 
 from trackctl.runtime import doctor
-from trackctl.runtime.doctor import DOUBLING_ONNX, Check, cache, cpu_engine, gpu_driver, jetson, report, tensorrt_engine
-from trackctl.runtime.errors import EngineError
+from trackctl.runtime.doctor import (
+    DOUBLING_ONNX,
+    Check,
+    cache,
+    cpu_engine,
+    cuda,
+    gpu_driver,
+    jetson,
+    onnxruntime_cuda,
+    report,
+    tensorrt_engine,
+)
+from trackctl.runtime.engines.cuda import gpu_answers
+from trackctl.runtime.errors import EngineError, MissingDependency
 from trackctl.runtime.select import OPENERS
 
 
@@ -31,7 +45,18 @@ def test_the_built_in_graph_doubles():
 def test_the_report_covers_this_machine():
     checks = {check.name: check for check in report()}
     assert list(checks)[:5] == ["python", "numpy", "opencv", "video", "cpu"]
-    assert {"openvino", "onnxruntime", "gpu driver", "tensorrt", "tensorrt_rtx", "jetson", "torch", "cache"} <= set(checks)
+    assert {
+        "openvino",
+        "onnxruntime",
+        "gpu driver",
+        "cuda-python",
+        "tensorrt",
+        "tensorrt_rtx",
+        "onnxruntime_cuda",
+        "jetson",
+        "torch",
+        "cache",
+    } <= set(checks)
     assert checks["python"].detail.startswith(".".join(map(str, sys.version_info[:3])))
     assert checks["numpy"].detail == np.__version__
     assert checks["opencv"].detail == cv2.__version__
@@ -117,7 +142,42 @@ def test_tensorrt_rtx_builds_but_needs_a_gpu_to_run():
     without = tensorrt_engine("tensorrt_rtx", Check("gpu driver", "missing", "none"))
     assert without.state == "warning"
     assert without.detail.endswith("builds engines, but no GPU here runs them")
-    assert tensorrt_engine("tensorrt_rtx", Check("gpu driver", "ok", "some")).state == "ok"
+    if not gpu_answers():
+        # A driver that is loaded and reaches no GPU: building works, computing says why not.
+        without = tensorrt_engine("tensorrt_rtx", Check("gpu driver", "ok", "some"))
+        assert without.state == "warning"
+        assert "no GPU answers" in without.detail + without.advice
+
+
+def test_the_gpu_is_asked_through_cuda_python(monkeypatch):
+    monkeypatch.setattr(doctor.Cuda, "open", lambda: RecordingCuda())
+    driver = Check("gpu driver", "ok", "some")
+    assert cuda(driver) == Check("cuda-python", "ok", "Recorded GPU (8.9), CUDA 13.2, 1.0 GiB free")
+    monkeypatch.setattr(doctor.Cuda, "open", lambda: RecordingCuda(integrated=True))
+    assert cuda(driver).detail.endswith("shares its memory with the CPU")
+
+    def none():
+        raise EngineError("no GPU answers: the driver is too old (35): update it")
+
+    monkeypatch.setattr(doctor.Cuda, "open", none)
+    assert cuda(driver) == Check("cuda-python", "warning", "no GPU answers: the driver is too old (35)", "update it")
+    assert cuda(Check("gpu driver", "missing", "none")).state == "missing"
+
+    def not_installed():
+        raise MissingDependency("cuda-bindings", "the GPU", "gpu")
+
+    monkeypatch.setattr(doctor.Cuda, "open", not_installed)
+    assert cuda(driver).state == "warning"
+    assert "trackctl[gpu]" in cuda(Check("gpu driver", "missing", "none")).advice
+
+
+def test_onnx_runtime_on_the_gpu_is_put_to_work_where_there_is_one(monkeypatch):
+    assert onnxruntime_cuda(Check("gpu driver", "missing", "none")).state == "missing"
+    monkeypatch.setattr(doctor.Cuda, "open", lambda: RecordingCuda())
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    check = onnxruntime_cuda(Check("gpu driver", "ok", "some"))
+    assert check.state == "warning"
+    assert "expected CUDAExecutionProvider" in check.detail
 
 
 def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ dcfg-edge-fp16.trk/
   manifest.json    see runtime/manifest.py
   *.onnx           one self-contained file per graph
   report.json      parity and drift against the PyTorch model, if the exporter measured them
+  sensitivity.svg  what quantising each layer does, if it was calibrated with a plan
   engines/         engines built on this machine; safe to delete
 """
 
@@ -25,6 +26,7 @@ __all__ = ["SEARCH", "TEMPLATE", "Bundle", "GraphEntry", "Manifest", "frame_key"
 
 MANIFEST_FILE = "manifest.json"
 REPORT_FILE = "report.json"
+PICTURE_FILE = "sensitivity.svg"
 ENGINES_FOLDER = "engines"
 
 
@@ -120,7 +122,13 @@ def graph_entry(path: Path, inputs: Mapping[str, TensorSpec], outputs: Mapping[s
     return GraphEntry(file=path.name, sha256=_sha256(path), inputs=dict(inputs), outputs=dict(outputs))
 
 
-def write_bundle(folder: str | Path, manifest: Manifest, graphs_from: Path, report: Mapping[str, Any] | None = None) -> Bundle:
+def write_bundle(
+    folder: str | Path,
+    manifest: Manifest,
+    graphs_from: Path,
+    report: Mapping[str, Any] | None = None,
+    picture: str | None = None,
+) -> Bundle:
     """The bundle written to ``folder`` as a whole: readers see the old one or the new one, never a mixture.
 
     Args:
@@ -128,6 +136,7 @@ def write_bundle(folder: str | Path, manifest: Manifest, graphs_from: Path, repo
         manifest: names the graph files and their checksums.
         graphs_from: the folder that holds the graph files.
         report: what was measured, JSON values only.
+        picture: SVG text that shows it.
 
     Raises:
         BundleError: a graph is missing or differs from its checksum; or ``folder`` holds something else; or it cannot be written.
@@ -145,6 +154,8 @@ def write_bundle(folder: str | Path, manifest: Manifest, graphs_from: Path, repo
             if report is not None:
                 text = json.dumps(report, indent=2, sort_keys=True, allow_nan=False) + "\n"
                 (fresh / REPORT_FILE).write_text(text, encoding="utf-8")
+            if picture is not None:
+                (fresh / PICTURE_FILE).write_text(picture, encoding="utf-8")
             (fresh / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
             _swap(fresh, target, Path(work, "old"))
     except OSError as error:
@@ -176,7 +187,8 @@ def _check_replaceable(target: Path) -> None:
         graphs = {entry["file"] for entry in content["graphs"].values()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise BundleError(f"{target} exists and is no bundle: choose another place or delete it yourself") from error
-    foreign = sorted({path.name for path in target.iterdir()} - graphs - {MANIFEST_FILE, REPORT_FILE, ENGINES_FOLDER})
+    own = {MANIFEST_FILE, REPORT_FILE, PICTURE_FILE, ENGINES_FOLDER}
+    foreign = sorted({path.name for path in target.iterdir()} - graphs - own)
     if foreign:
         raise BundleError(f"{target} holds {', '.join(foreign)} beside the bundle: move that away, or choose another place")
 

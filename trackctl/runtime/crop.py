@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -14,6 +15,10 @@ from trackctl.runtime.geometry import patch_matrix
 
 Float32Array = NDArray[np.float32]
 
+_TOP_PERCENTILE = 99.9
+# OpenCV warps up to four channels at once, in the time of one and a half.
+_TOGETHER = 4
+
 
 def frame_fill(pixels: Array) -> tuple[float, ...]:
     """The mean of each channel, rounded to a whole level: what fills the outside of the frame.
@@ -22,6 +27,27 @@ def frame_fill(pixels: Array) -> tuple[float, ...]:
     """
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     return tuple(float(np.rint(value)) for value in cv2.mean(pixels)[:channels])
+
+
+def band_fill(planes: Sequence[Array]) -> tuple[float, ...]:
+    """The mean of each band, rounded to a whole count: what fills the outside of the frame."""
+    return tuple(float(np.rint(plane.mean(dtype=np.float64))) for plane in planes)
+
+
+def band_tone(planes: Sequence[Array], dark: Float32Array, gain: Float32Array) -> tuple[Float32Array, Float32Array]:
+    """The counts of each band that become 0 and 255, (C,) each: all bands on one scale, so that spectra keep their shape.
+
+    255 stands for the 99.9th percentile of all corrected counts ``(count - dark) * gain``; measured on a sequence's first frame.
+
+    Args:
+        planes: C bands (H, W).
+        dark, gain: (C,) correction.
+    """
+    corrected = np.concatenate([plane.reshape(-1).astype(np.float32) for plane in planes]).reshape(len(planes), -1)
+    corrected = (corrected - dark[:, None]) * gain[:, None]
+    # A black frame has no scale.
+    top = max(float(np.percentile(corrected, _TOP_PERCENTILE)), 1.0)
+    return dark, dark + np.float32(top) / gain
 
 
 class HostCrop:
@@ -36,6 +62,7 @@ class HostCrop:
         self._size = size
         self._patch = np.empty((1, channels, size, size), dtype=np.float32)
         self._planes = [self._patch[0, channel] for channel in range(channels)]
+        self._sampled: Float32Array | None = None
 
     def __call__(
         self,
@@ -93,6 +120,54 @@ class HostCrop:
             plane[...] = self._planes[0]
         return self._patch
 
+    def bands(
+        self,
+        planes: Sequence[Array],
+        centre_xy: tuple[float, float],
+        side_px: float,
+        fill: tuple[float, ...],
+        tone: tuple[Float32Array, Float32Array],
+    ) -> Float32Array:
+        """The patch of a frame with bands; only what the square covers is read. The array is reused by the next call.
+
+        Args:
+            planes: C bands (H, W), 4 or more, views of the raw frame.
+            centre_xy, side_px: as above.
+            fill: count per band outside the frame.
+            tone: counts (C,) of each band that become 0 and 255; values beyond are clipped.
+        """
+        matrix = patch_matrix(centre_xy, side_px, self._size)
+        height, width = planes[0].shape
+        left, right = _span(matrix[0, 2], matrix[0, 0], self._size, width)
+        top, bottom = _span(matrix[1, 2], matrix[1, 1], self._size, height)
+        matrix[0, 2] -= left
+        matrix[1, 2] -= top
+        patch, size = self._patch[0], (self._size, self._size)
+        if left >= right or top >= bottom:
+            patch[:] = np.array(fill, dtype=np.float32)[:, None, None]
+            _apply_band_tone(patch, tone)
+            return self._patch
+        if self._sampled is None:
+            self._sampled = np.empty((*size, _TOGETHER), dtype=np.float32)
+        seen = np.empty((bottom - top, right - left, _TOGETHER), dtype=np.float32)
+        for start in range(0, len(planes), _TOGETHER):
+            # The last group reaches back, so that it is a whole one.
+            first = min(start, len(planes) - _TOGETHER)
+            for index, plane in enumerate(planes[first : first + _TOGETHER]):
+                seen[:, :, index] = plane[top:bottom, left:right]
+            sampled = cv2.warpAffine(
+                seen,
+                matrix,
+                size,
+                dst=self._sampled,  # a new megabyte for each call would cost four times the warp
+                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+                borderMode=cv2.BORDER_CONSTANT,
+                borderValue=fill[first : first + _TOGETHER],
+            )
+            cv2.split(sampled, self._planes[first : first + _TOGETHER])
+        _apply_band_tone(patch, tone)
+        return self._patch
+
 
 def _span(first: float, step: float, size: int, limit: int) -> tuple[int, int]:
     """The frame pixels, from and to, that ``size`` samples from ``first`` on touch along an axis of ``limit`` pixels."""
@@ -109,3 +184,11 @@ def _apply_tone(levels: Float32Array, layout: str, tone: tuple[float, float] | N
         np.subtract(levels, np.float32(low), out=levels)
         np.multiply(levels, np.float32(255.0 / (high - low)), out=levels)
         np.clip(levels, 0.0, 255.0, out=levels)
+
+
+def _apply_band_tone(patch: Float32Array, tone: tuple[Float32Array, Float32Array]) -> None:
+    low, high = (bound[:, None, None] for bound in tone)
+    if low.any():
+        np.subtract(patch, low, out=patch)
+    np.multiply(patch, np.float32(255.0) / (high - low), out=patch)
+    np.clip(patch, 0.0, 255.0, out=patch)

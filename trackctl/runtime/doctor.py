@@ -16,11 +16,16 @@ import cv2
 import numpy as np
 
 from trackctl.runtime.contract import TensorSpec
+from trackctl.runtime.engine import Engine
 from trackctl.runtime.engines import tensorrt
-from trackctl.runtime.errors import TrackctlError
+from trackctl.runtime.engines.cuda import Cuda
+from trackctl.runtime.engines.onnxruntime_cuda import ADVICE as ONNXRUNTIME_ADVICE
+from trackctl.runtime.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
+from trackctl.runtime.engines.tensorrt_run import TensorRtEngine
+from trackctl.runtime.errors import MissingDependency, TrackctlError
 from trackctl.runtime.processor import Processor
 from trackctl.runtime.quiet import quiet_opencv
-from trackctl.runtime.select import OPENERS, cache_folder, installed, version
+from trackctl.runtime.select import ONNXRUNTIME_CUDA, OPENERS, cache_folder, installed, version
 
 State = Literal["ok", "missing", "warning"]
 
@@ -70,7 +75,9 @@ def report(root: Path = Path("/")) -> list[Check]:
         processor(root),
         *(cpu_engine(kind) for kind in OPENERS),
         driver,
+        cuda(driver),
         *(tensorrt_engine(kind, driver) for kind in tensorrt.PACKAGES),
+        onnxruntime_cuda(driver),
         jetson(root),
         torch(),
         cache(),
@@ -91,31 +98,68 @@ def cpu_engine(kind: str) -> Check:
         return Check(kind, "missing", "not installed", f"pip install 'trackctl[{kind}]'")
 
     def compute(graph: Path) -> str:
-        values = np.array([[1, 2, 3, 4]], dtype=np.float32)
         x, y = {"x": DOUBLING_TENSOR}, {"y": DOUBLING_TENSOR}
         engine = OPENERS[kind](graph, expected_inputs=x, expected_outputs=y, threads=1, precision="fp32")
-        got = engine.run({"x": values})["y"].tolist()
+        _check_doubling(engine)
         engine.close()
-        if got != (2 * values).tolist():
-            raise TrackctlError(f"it computes {got} for twice {values.tolist()}")
         return f"{version(kind)}, computes"
 
     return _put_to_work(kind, compute, f"pip install --force-reinstall {kind}")
 
 
 def tensorrt_engine(kind: str, driver: Check) -> Check:
-    """Whether TensorRT or TensorRT-RTX builds an engine, and whether there is a GPU to run it."""
+    """Whether TensorRT or TensorRT-RTX builds an engine, and where a GPU answers, whether it computes with it."""
     if not any(installed(package) for package in tensorrt.PACKAGES[kind]):
         return Check(kind, "missing", "not installed", tensorrt.ADVICE[kind])
 
     def build(graph: Path) -> str:
         built = tensorrt.build_engine(kind, graph, graph.with_suffix(".engine"))
-        return f"{built.version}, builds engines"
+        if driver.state != "ok":
+            return f"{built.version}, builds engines"
+        doubled, library = {"y": DOUBLING_TENSOR}, tensorrt.load_library(kind)
+        with TensorRtEngine(Cuda.open(), library, kind, built.path.read_bytes(), {"x": DOUBLING_TENSOR}, doubled) as engine:
+            _check_doubling(engine)
+        return f"{built.version}, builds engines and computes"
 
     check = _put_to_work(kind, build, tensorrt.ADVICE[kind])
     if check.state == "ok" and driver.state != "ok":
         return Check(kind, "warning", f"{check.detail}, but no GPU here runs them", "run the engines on the device")
     return check
+
+
+def onnxruntime_cuda(driver: Check) -> Check:
+    """Whether ONNX Runtime computes on the GPU."""
+    if driver.state != "ok":
+        return Check(ONNXRUNTIME_CUDA, "missing", "no GPU here", "only machines with an NVIDIA GPU need it")
+
+    def compute(graph: Path) -> str:
+        with OnnxRuntimeCudaEngine(Cuda.open(), graph, {"x": DOUBLING_TENSOR}, {"y": DOUBLING_TENSOR}) as engine:
+            _check_doubling(engine)
+        return f"{version('onnxruntime')}, computes"
+
+    return _put_to_work(ONNXRUNTIME_CUDA, compute, ONNXRUNTIME_ADVICE)
+
+
+def cuda(driver: Check) -> Check:
+    """Whether cuda-python reaches the GPU."""
+    name = "cuda-python"
+    try:
+        gpu = Cuda.open()
+    except MissingDependency:
+        state: State = "warning" if driver.state == "ok" else "missing"
+        return Check(name, state, "not installed", "the engines on an NVIDIA GPU need it: pip install 'trackctl[gpu]'")
+    except TrackctlError as error:
+        detail, _, advice = str(error).rpartition(": ")
+        return Check(name, "warning" if driver.state == "ok" else "missing", detail, advice)
+    memory = "shares its memory with the CPU" if gpu.integrated else f"{gpu.free_bytes() / 2**30:.1f} GiB free"
+    return Check(name, "ok", f"{gpu.gpu}, CUDA {gpu.driver}, {memory}")
+
+
+def _check_doubling(engine: Engine) -> None:
+    values = np.array([[1, 2, 3, 4]], dtype=np.float32)
+    got = engine.run({"x": values})["y"].tolist()
+    if got != (2 * values).tolist():
+        raise TrackctlError(f"it computes {got} for twice {values.tolist()}")
 
 
 def _put_to_work(kind: str, work: Callable[[Path], str], advice: str) -> Check:

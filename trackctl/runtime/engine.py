@@ -33,6 +33,18 @@ class Engine(Protocol):
         """Release the engine's memory. May be called twice."""
 
 
+@runtime_checkable
+class FrameBuffered(Protocol):
+    """An engine on a GPU: it can be given frames that lie there, and sends others from a buffer of its own."""
+
+    @property
+    def frame_buffer(self) -> Array | None:
+        """(H, W...) uint8, from which the next frame is sent; a frame written there is not copied on the host once more.
+
+        Gone when the engine is closed, changed by a run with a frame that lies elsewhere. None if the graph takes patches.
+        """
+
+
 class EngineContext:
     """Gives an engine ``with`` support."""
 

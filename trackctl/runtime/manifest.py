@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar, get_args
 
-from trackctl.runtime.contract import SEARCH_PATCH, TEMPLATE_PATCH, TensorSpec
+from trackctl.runtime.contract import SEARCH_PATCH, STATE_IN, TEMPLATE_PATCH, TensorSpec
 from trackctl.runtime.errors import BundleError
-from trackctl.runtime.frame import LAYOUTS
+from trackctl.runtime.frame import BAND_LAYOUT, LAYOUTS
 from trackctl.runtime.geometry import CropSpec
 
 FORMAT = 1
@@ -18,7 +18,7 @@ Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 TEMPLATE, SEARCH = "template", "search"
-_FRAME_KEY = re.compile(rf"({TEMPLATE}|{SEARCH})\.frame\.([1-9]\d*)x([1-9]\d*)\.({'|'.join(LAYOUTS)})")
+_FRAME_KEY = re.compile(rf"({TEMPLATE}|{SEARCH})\.frame\.([1-9]\d*)x([1-9]\d*)\.({'|'.join(LAYOUTS)}|{BAND_LAYOUT})")
 _AGAIN = "export the bundle again"
 
 T = TypeVar("T")
@@ -92,15 +92,25 @@ class Manifest:
                 raise BundleError(f"the manifest has the graphs {sorted(self.graphs)} but no {key!r}: {_AGAIN}")
         self._check_tensors()
 
+    @property
+    def targets(self) -> int:
+        """How many targets one search finds."""
+        state = self.graphs[SEARCH].inputs.get(STATE_IN)
+        return state.shape[0] if state is not None and state.shape else 1
+
     def _check_tensors(self) -> None:
-        template, search = self.graphs[TEMPLATE], self.graphs[SEARCH]
+        template, search, targets = self.graphs[TEMPLATE], self.graphs[SEARCH], self.targets
         for name in self.memory:
             made, read = template.outputs.get(name), search.inputs.get(name)
-            if made is None or made != read:
-                raise BundleError(f"memory {name!r} leaves the template graph as {made} but enters search as {read}: {_AGAIN}")
-        sides = ((template, TEMPLATE_PATCH, self.crop.template_size), (search, SEARCH_PATCH, self.crop.search_size))
-        for graph, name, side in sides:
-            patch = TensorSpec("float32", (1, self.channels, side, side))
+            rows = () if made is None else tuple(size * targets for size in made.shape[:1])
+            if made is None or TensorSpec(made.dtype, (*rows, *made.shape[1:])) != read:
+                raise BundleError(
+                    f"memory {name!r} leaves the template graph as {made} but enters search, made for {targets} targets, "
+                    f"as {read}: {_AGAIN}"
+                )
+        sides = ((template, TEMPLATE_PATCH, self.crop.template_size, 1), (search, SEARCH_PATCH, self.crop.search_size, targets))
+        for graph, name, side, batch in sides:
+            patch = TensorSpec("float32", (batch, self.channels, side, side))
             if graph.inputs.get(name) != patch:
                 raise BundleError(f"{graph.file} takes {name!r} as {graph.inputs.get(name)}, expected {patch}: {_AGAIN}")
 

@@ -1,4 +1,4 @@
-"""Which CPU engine and how many threads: measured once per machine and graph, then remembered."""
+"""Which engine and how many CPU threads: measured once per machine and graph, then remembered."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter_ns
@@ -19,18 +20,32 @@ from typing import Any
 import numpy as np
 
 from trackctl.runtime.atomic import write_whole
-from trackctl.runtime.bundle import SEARCH, TEMPLATE, Bundle
-from trackctl.runtime.contract import SEARCH_PATCH, STATE_IN, Array
+from trackctl.runtime.bundle import SEARCH, TEMPLATE, Bundle, frame_key
+from trackctl.runtime.contract import FRAME, SEARCH_PATCH, STATE_IN, TONE, Array
 from trackctl.runtime.engine import Engine
+from trackctl.runtime.engines.cuda import Cuda, gpu_answers
 from trackctl.runtime.engines.onnxruntime import OnnxRuntimeEngine
+from trackctl.runtime.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
 from trackctl.runtime.engines.openvino import OpenVinoEngine
+from trackctl.runtime.engines.tensorrt import TENSORRT, TENSORRT_RTX, Progress, installed_kinds, load_library
+from trackctl.runtime.engines.tensorrt_run import TensorRtEngine
 from trackctl.runtime.errors import EngineError, InputError, MissingDependency, TrackctlError
 from trackctl.runtime.processor import Processor
 
 AUTO = "auto"
 MEMORY_FILE = "engines.json"
-# Named after the package they import.
+# The engines on the CPU, which take patch graphs; named after the package they import.
 OPENERS: dict[str, Callable[..., Engine]] = {"openvino": OpenVinoEngine.open, "onnxruntime": OnnxRuntimeEngine.open}
+# The engines on the GPU, which take frame graphs where the bundle has them.
+ONNXRUNTIME_CUDA = "onnxruntime_cuda"
+GPU_OPENERS: dict[str, Callable[..., Engine]] = {
+    TENSORRT: partial(TensorRtEngine.open, kind=TENSORRT),
+    TENSORRT_RTX: partial(TensorRtEngine.open, kind=TENSORRT_RTX),
+    ONNXRUNTIME_CUDA: OnnxRuntimeCudaEngine.open,
+}
+
+# Height and width, and the layout of frames.
+Form = tuple[tuple[int, int], str]
 
 WARMUP_RUNS = 3
 RUNS = 15
@@ -44,8 +59,8 @@ class Choice:
     """An engine kind with its thread count.
 
     Attributes:
-        kind: key of ``OPENERS``.
-        threads: CPU threads.
+        kind: key of ``OPENERS`` or ``GPU_OPENERS``.
+        threads: CPU threads; 0 on a GPU.
         median_ms: time of one search when it was measured; None if nothing had to be measured.
     """
 
@@ -67,40 +82,95 @@ def version(kind: str) -> str:
     return "unknown"
 
 
-def open_engines(bundle: Bundle, kind: str = AUTO, threads: int | None = None) -> tuple[Engine, Engine, Choice]:
+def open_engines(
+    bundle: Bundle, kind: str = AUTO, threads: int | None = None, progress: Progress | None = None
+) -> tuple[Engine, Engine, Choice]:
     """The template engine, the search engine and why these.
 
     Args:
-        bundle: whose patch graphs to open.
-        kind: ``auto`` for the fastest one installed, or a key of ``OPENERS``.
-        threads: CPU threads; None for the fastest number.
+        bundle: whose graphs to open: patch graphs on the CPU; on a GPU the first frame graphs, if it has any.
+        kind: ``auto`` for the fastest one installed, a GPU's only if one answers; or a key of ``OPENERS`` or ``GPU_OPENERS``.
+        threads: CPU threads; None for the fastest number. Without effect on a GPU.
+        progress: told of the steps when an engine must be built, from the builder's threads.
 
     Raises:
         InputError: the kind or the number of threads makes no sense.
         MissingDependency: the engine's package is not installed.
         EngineError: no candidate can run the graphs.
     """
-    if kind not in (AUTO, *OPENERS):
-        raise InputError(f"got the engine {kind!r}, expected one of {', '.join((AUTO, *OPENERS))}")
+    if kind not in (AUTO, *OPENERS, *GPU_OPENERS):
+        raise InputError(f"got the engine {kind!r}, expected one of {', '.join((AUTO, *OPENERS, *GPU_OPENERS))}")
     if threads is not None and threads < 1:
         raise InputError(f"got {threads} threads, expected 1 or more")
-    kinds = [name for name in OPENERS if installed(name)] if kind == AUTO else [kind]
+    kinds = [*(name for name in OPENERS if installed(name)), *gpu_kinds()] if kind == AUTO else [kind]
     if not kinds:
         raise MissingDependency("openvino", "tracking on the CPU", "openvino")
     processor = Processor.read()
     counts = [threads] if threads is not None else thread_counts(processor.cores)
-    candidates = [Choice(kind=name, threads=count) for name in kinds for count in counts]
+    candidates = [Choice(kind=name, threads=count) for name in kinds for count in ([0] if name in GPU_OPENERS else counts)]
     if len(candidates) == 1:
-        return _open_both(bundle, candidates[0])
+        return *_open_both(bundle, candidates[0], None, progress), candidates[0]
     key = _key(bundle, candidates, processor)
     remembered = recall(key, candidates)
     if remembered is not None:
         # A broken memory (say, the package was damaged since) is no reason to fail while others may work.
         with contextlib.suppress(TrackctlError):
-            return _open_both(bundle, remembered)
-    choice = fastest(bundle, candidates)
+            return *_open_both(bundle, remembered, None, progress), remembered
+    choice = fastest(bundle, candidates, progress)
     remember(key, choice)
-    return _open_both(bundle, choice)
+    return *_open_both(bundle, choice, None, progress), choice
+
+
+class CutChooser:
+    """Opens the graphs that fit a camera's frames, on the engine that was chosen for a bundle.
+
+    A CPU engine takes the patch graphs whatever comes; a GPU engine takes the frame graphs made for these frames, and the
+    patch graphs where there are none.
+
+    Args:
+        bundle: whose graphs.
+        choice: the engine.
+        progress: as for :func:`open_engines`, whose engines are taken to be open.
+    """
+
+    def __init__(self, bundle: Bundle, choice: Choice, progress: Progress | None = None) -> None:
+        self._bundle, self._choice, self._progress = bundle, choice, progress
+        self._keys = graph_keys(bundle, choice.kind, None)
+
+    def engines_for(self, form: Form) -> tuple[Engine, Engine] | None:
+        """Engines of the template and of the search graph for frames of this form; None if those opened last are right.
+
+        Raises:
+            EngineError: they cannot be opened; those opened last stay right.
+        """
+        keys = graph_keys(self._bundle, self._choice.kind, form)
+        if keys == self._keys:
+            return None
+        engines = _open_both(self._bundle, self._choice, form, self._progress)
+        self._keys = keys
+        return engines
+
+
+def graph_keys(bundle: Bundle, kind: str, form: Form | None) -> tuple[str, str]:
+    """The keys of the template and the search graph that an engine kind takes for frames of a form, or of any form."""
+    cuts = bundle.frame_graphs() if kind in GPU_OPENERS else ()
+    fitting = [cut for cut in cuts if form is None or cut == form]
+    return (frame_key(TEMPLATE, *fitting[0]), frame_key(SEARCH, *fitting[0])) if fitting else (TEMPLATE, SEARCH)
+
+
+def gpu_kinds() -> tuple[str, ...]:
+    """The engine kinds that may run on this machine's GPU; none where no GPU answers."""
+    if not gpu_answers():
+        return ()
+    onnxruntime = installed("onnxruntime") and "CUDAExecutionProvider" in _onnxruntime_providers()
+    return (*installed_kinds(), *([ONNXRUNTIME_CUDA] if onnxruntime else []))
+
+
+def _onnxruntime_providers() -> list[str]:
+    import onnxruntime
+
+    providers: list[str] = onnxruntime.get_available_providers()
+    return providers
 
 
 def thread_counts(cores: int) -> list[int]:
@@ -109,7 +179,7 @@ def thread_counts(cores: int) -> list[int]:
     return sorted({*powers, cores})
 
 
-def fastest(bundle: Bundle, candidates: Sequence[Choice]) -> Choice:
+def fastest(bundle: Bundle, candidates: Sequence[Choice], progress: Progress | None = None) -> Choice:
     """The candidate with the lowest median time of one search.
 
     Raises:
@@ -119,7 +189,8 @@ def fastest(bundle: Bundle, candidates: Sequence[Choice]) -> Choice:
     reasons = []
     for candidate in candidates:
         try:
-            with contextlib.closing(_open(bundle, SEARCH, candidate)) as engine:
+            _, key = graph_keys(bundle, candidate.kind, None)
+            with contextlib.closing(_open(bundle, key, candidate, progress)) as engine:
                 median_ms = measure_ms(engine, None if best is None else best.median_ms)
         except TrackctlError as error:
             reasons.append(str(error))
@@ -134,8 +205,8 @@ def fastest(bundle: Bundle, candidates: Sequence[Choice]) -> Choice:
 def measure_ms(engine: Engine, best_ms: float | None = None) -> float:
     """The median time of one run on random inputs, ms; a few runs only if it cannot come near ``best_ms``."""
     feeds = _random_feeds(engine)
-    engine.bind({name: array for name, array in feeds.items() if name not in (STATE_IN, SEARCH_PATCH)})
-    live = {name: feeds[name] for name in (STATE_IN, SEARCH_PATCH) if name in feeds}
+    live = {name: feeds[name] for name in (STATE_IN, SEARCH_PATCH, FRAME, TONE) if name in feeds}
+    engine.bind({name: array for name, array in feeds.items() if name not in live})
     started = perf_counter_ns()
     for _ in range(WARMUP_RUNS):
         engine.run(live)
@@ -156,14 +227,16 @@ def _random_feeds(engine: Engine) -> dict[str, Array]:
     rng = np.random.default_rng(0)
     feeds = {}
     for name, spec in engine.inputs.items():
-        high = 255.0 if name == SEARCH_PATCH else 1.0
+        high = 255.0 if name in (SEARCH_PATCH, FRAME) else 1.0
         feeds[name] = rng.uniform(0.0, high, spec.shape).astype(spec.dtype)
     if STATE_IN in feeds:
         feeds[STATE_IN][...] = np.array([320.0, 256.0, 40.0, 30.0, 640.0, 512.0])
     return feeds
 
 
-def _open(bundle: Bundle, key: str, choice: Choice) -> Engine:
+def _open(bundle: Bundle, key: str, choice: Choice, progress: Progress | None) -> Engine:
+    if choice.kind in GPU_OPENERS:
+        return GPU_OPENERS[choice.kind](bundle, key, progress=progress)
     entry = bundle.graph(key)
     return OPENERS[choice.kind](
         bundle.graph_path(key),
@@ -174,10 +247,11 @@ def _open(bundle: Bundle, key: str, choice: Choice) -> Engine:
     )
 
 
-def _open_both(bundle: Bundle, choice: Choice) -> tuple[Engine, Engine, Choice]:
-    template = _open(bundle, TEMPLATE, choice)
+def _open_both(bundle: Bundle, choice: Choice, form: Form | None, progress: Progress | None) -> tuple[Engine, Engine]:
+    template_key, search_key = graph_keys(bundle, choice.kind, form)
+    template = _open(bundle, template_key, choice, progress)
     try:
-        return template, _open(bundle, SEARCH, choice), choice
+        return template, _open(bundle, search_key, choice, progress)
     except BaseException:
         template.close()
         raise
@@ -185,13 +259,22 @@ def _open_both(bundle: Bundle, choice: Choice) -> tuple[Engine, Engine, Choice]:
 
 def _key(bundle: Bundle, candidates: Sequence[Choice], processor: Processor) -> str:
     """What the fastest choice depends on, as one checksum."""
-    facts = {
-        "candidates": [(choice.kind, version(choice.kind), choice.threads) for choice in candidates],
+    facts: dict[str, Any] = {
+        "candidates": [(choice.kind, _version(choice.kind), choice.threads) for choice in candidates],
         "cpu": (processor.model, processor.cores, processor.cpus),
-        "graph": bundle.graph(SEARCH).sha256,
+        "graph": [bundle.graph(graph_keys(bundle, choice.kind, None)[1]).sha256 for choice in candidates],
         "precision": bundle.manifest.precision,
     }
+    if any(choice.kind in GPU_OPENERS for choice in candidates):
+        cuda = Cuda.open()
+        facts["gpu"] = (cuda.gpu, cuda.driver)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _version(kind: str) -> str:
+    if kind in (TENSORRT, TENSORRT_RTX):
+        return str(load_library(kind).__version__)
+    return version("onnxruntime" if kind == ONNXRUNTIME_CUDA else kind)
 
 
 def cache_folder() -> Path:

@@ -2,44 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
 from types import TracebackType
-from typing import Literal
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from trackctl.runtime.bundle import Bundle
 from trackctl.runtime.confidence import Confidence, ConfidenceSpec, Status
-from trackctl.runtime.contract import (
-    BOX,
-    FILL,
-    FRAME,
-    PREVIOUS,
-    QUALITY,
-    QUALITY_OUT,
-    RATE,
-    SCORE,
-    SEARCH_PATCH,
-    STATE_IN,
-    STATE_OUT,
-    TEMPLATE_PATCH,
-    TONE,
-    Array,
-)
-from trackctl.runtime.crop import HostCrop, frame_fill
+from trackctl.runtime.contract import FILL, PREVIOUS, QUALITY, QUALITY_OUT, RATE, SCORE, STATE_OUT, Array
 from trackctl.runtime.engine import Engine
-from trackctl.runtime.errors import FrameError, InputError
-from trackctl.runtime.frame import CHANNELS, GRAY16, PAIR8, Frame, graph_frame, graph_frame_spec, layout_of
+from trackctl.runtime.engines.tensorrt import Progress
+from trackctl.runtime.errors import BundleError, InputError
+from trackctl.runtime.frame import Frame
 from trackctl.runtime.geometry import Box, CropSpec
-from trackctl.runtime.select import open_engines
-from trackctl.runtime.tone import ToneMapper
+from trackctl.runtime.redetect import Redetection, Sweep
+from trackctl.runtime.select import CutChooser, open_engines
+from trackctl.runtime.view import View
 
-Cut = Literal["patch", "frame"]
+DEFAULT_REDETECTION = Redetection()
 
 
 @dataclass(frozen=True)
@@ -52,6 +35,7 @@ class Result:
         status: how far the box can be believed.
         quality: ``psr``, ``second``, ``contrast`` (runtime/contract.py).
         stages_ns: time spent per stage of ``update``, nanoseconds.
+        missing: cameras of a pair without which this was found, ``visible`` or ``thermal``.
     """
 
     box: Box
@@ -59,6 +43,7 @@ class Result:
     status: Status
     quality: Mapping[str, float]
     stages_ns: Mapping[str, int]
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +78,10 @@ class Tracker:
         search: engine of the search graph.
         crop: crop constants.
         channels: channels of the patches.
-        cut: ``patch`` when the graphs take patches that the host crops, ``frame`` when they take whole frames.
+        cuts: asked at ``init`` for other graphs where these do not fit the camera's frames; None: there are no others.
         confidence: thresholds of the status.
         template_update: when the template is updated; None: never.
+        redetection: how a target that was missed is looked for in the whole frame; None: only where it was.
 
     Raises:
         InputError: an update is asked for, but the template graph cannot take the previous template back.
@@ -108,21 +94,18 @@ class Tracker:
         *,
         crop: CropSpec,
         channels: int = 3,
-        cut: Cut = "patch",
+        cuts: CutChooser | None = None,
         confidence: ConfidenceSpec | None = None,
         template_update: TemplateUpdate | None = None,
+        redetection: Redetection | None = None,
     ) -> None:
         self._template, self._search = template, search
         self._crop = crop
-        self._cut = cut
+        self._cuts = cuts
+        self._view = View(crop, channels)
         self._confidence_spec = confidence or ConfidenceSpec()
         self._confidence = Confidence(self._confidence_spec)
-        self._template_crop = HostCrop(crop.template_size, channels)
-        self._search_crop = HostCrop(crop.search_size, channels)
         self._state = np.zeros((1, 6), dtype=np.float32)
-        self._tone_bounds = np.zeros((1, 2), dtype=np.float32)
-        self._tone = ToneMapper()
-        self._channels = channels
         self._kept = {
             name.removeprefix(PREVIOUS): np.zeros(spec.shape, dtype=np.float32)
             for name, spec in template.inputs.items()
@@ -134,9 +117,11 @@ class Tracker:
             )
         self._template_update = template_update
         self._frames = 0
-        self._fill: tuple[float, ...] = ()
-        self._layout = ""
-        self._last: Array | None = None
+        self._redetection = redetection
+        self._seen = Box(0.0, 0.0, 0.0, 0.0)
+        self._missed = 0
+        self._sweep: Sweep | None = None
+        self._started = False
 
     @classmethod
     def open(
@@ -146,28 +131,37 @@ class Tracker:
         engine: str = "auto",
         threads: int | None = None,
         template_update: TemplateUpdate | None = None,
+        redetection: Redetection | None = DEFAULT_REDETECTION,
+        progress: Progress | None = None,
     ) -> Tracker:
         """The tracker of a bundle folder.
 
         Args:
             path: the bundle, such as ``out/dcfg-edge-fp16.trk``.
-            engine: ``auto`` measures what the machine has; or ``onnxruntime``, ``openvino``.
+            engine: ``auto`` measures what the machine has; or ``onnxruntime``, ``openvino``; or on an NVIDIA GPU ``tensorrt``,
+                ``tensorrt_rtx``, ``onnxruntime_cuda``.
             threads: CPU threads of the engine; None lets ``auto`` measure.
             template_update: when the template is updated; None: never.
+            redetection: how a target that was missed is looked for in the whole frame; None: only where it was.
+            progress: told of the steps when an engine must be built first (TensorRT), from the builder's threads.
 
         Raises:
             BundleError, EngineError, MissingDependency: with what to do.
         """
         bundle = Bundle.open(path)
-        template, search, _ = open_engines(bundle, engine, threads)
         manifest = bundle.manifest
+        if manifest.targets > 1:
+            raise BundleError(f"{path} was made for {manifest.targets} targets at a time: open it with MultiTracker")
+        template, search, choice = open_engines(bundle, engine, threads, progress)
         return cls(
             template,
             search,
             crop=manifest.crop,
             channels=manifest.channels,
+            cuts=CutChooser(bundle, choice, progress),
             confidence=ConfidenceSpec.from_mapping(manifest.confidence),
             template_update=template_update,
+            redetection=redetection,
         )
 
     @property
@@ -179,39 +173,37 @@ class Tracker:
         """Learn the target.
 
         Args:
-            frame: (H, W) uint8 or uint16, (H, W, 3) uint8 BGR or (H, W, 4) uint8 BGR and thermal.
+            frame: (H, W) uint8 or uint16, (H, W, 3) uint8 BGR or (H, W, 4) uint8 BGR and thermal. On a GPU engine with a frame
+                graph also uint8 pixels that lie on the GPU: a torch tensor, a pycuda GPUArray, anything with
+                ``__cuda_array_interface__`` or DLPack. They are not compared with the frame before.
+                For a tracker of bands a cube (H, W, bands), or a mosaic as a :class:`Frame` with its ``sensor``; uint8 or uint16.
             box: left, top, width, height in frame pixels.
 
         Raises:
             FrameError: the frame has another form.
             BoxError: the box is empty, not finite or outside the frame.
         """
-        pixels = _pixels(frame)
-        layout = layout_of(pixels)
-        self._check_channels(layout)
-        target = _box(box).checked(pixels.shape[:2])
-        self._check_graph_frame(pixels, layout)
-        self._tone = ToneMapper()
-        self._layout = layout
-        self._last = pixels.copy()
+        frame_hw, layout = self._view.form(frame)
+        target = _box(box).checked(frame_hw)
+        engines = None if self._cuts is None else self._cuts.engines_for((frame_hw, layout))
+        if engines is not None:
+            self.close()
+            self._template, self._search = engines
+        self._view.start(frame, self._search)
         self._confidence = Confidence(self._confidence_spec)
         self._frames = 0
-        self._fill = frame_fill(pixels)
-        self._state[0] = (*target.centre_xy, target.width, target.height, pixels.shape[1], pixels.shape[0])
-        made = self._learn(pixels, target, self._update_tone(pixels), 1.0)
+        self._seen, self._missed, self._sweep = target, 0, None
+        self._state[0] = (*target.centre_xy, target.width, target.height, frame_hw[1], frame_hw[0])
+        made = self._learn(target, 1.0)
         self._search.bind({name: tensor for name, tensor in made.items() if name in self._search.inputs})
+        self._started = True
 
-    def _learn(self, pixels: Array, target: Box, tone: tuple[float, float] | None, rate: float) -> Mapping[str, Array]:
+    def _learn(self, target: Box, rate: float) -> Mapping[str, Array]:
         """What the template graph makes of a target; remembers what it wants back."""
-        feeds: dict[str, Array] = {}
+        feeds = self._view.template_feeds(target)
         if self._kept:
-            feeds = {RATE: np.array([[rate]], dtype=np.float32), **{PREVIOUS + name: kept for name, kept in self._kept.items()}}
-        if self._cut == "frame":
-            feeds |= {FRAME: graph_frame(pixels), BOX: np.array([target], dtype=np.float32), **self._tone_feed()}
-        else:
-            side = self._crop.template_side_px(target.width, target.height)
-            patch = self._template_crop(pixels, self._layout, target.centre_xy, side, frame_fill(pixels), tone)
-            feeds[TEMPLATE_PATCH] = patch
+            feeds[RATE] = np.array([[rate]], dtype=np.float32)
+            feeds |= {PREVIOUS + name: kept for name, kept in self._kept.items()}
         made = self._template.run(feeds)
         for name, kept in self._kept.items():
             kept[:] = made[name]
@@ -224,45 +216,44 @@ class Tracker:
             InputError: ``init`` was not called.
             FrameError: the frame's size, layout or dtype differs from the first one's.
         """
-        started = perf_counter_ns()
-        pixels = _pixels(frame)
-        last = self._last
-        if last is None:
+        steps = self.steps(frame)
+        return finished(steps, self._search.run(next(steps)))
+
+    def steps(self, frame: Array | Frame) -> Generator[dict[str, Array], Mapping[str, Array], Result]:
+        """An update in halves: gives what the search graph wants to see, takes its outputs and returns the result.
+
+        So that one search can serve several targets. Arguments and errors as for ``update``.
+        """
+        if not self._started:
             raise InputError("got update() before init(), expected a target first: call init(frame, box)")
-        if pixels.shape != last.shape or pixels.dtype != last.dtype:
-            raise FrameError(
-                f"got a frame {pixels.shape} {pixels.dtype}, expected {last.shape} {last.dtype} as in init(): "
-                "call init(frame, box) again when the camera's mode changes"
-            )
-        repeated = cv2.norm(pixels, last, cv2.NORM_INF) == 0.0
-        np.copyto(last, pixels)
+        started = perf_counter_ns()
+        repeated = self._view.advance(frame)
         checked = perf_counter_ns()
-        tone = self._update_tone(pixels)
-        if self._cut == "frame":
-            feeds: dict[str, Array] = {FRAME: graph_frame(pixels), STATE_IN: self._state, **self._tone_feed()}
-        else:
-            centre_x, centre_y, width, height = self._state[0, :4].tolist()
-            side = self._crop.search_side_px(width, height)
-            patch = self._search_crop(pixels, self._layout, (centre_x, centre_y), side, self._fill, tone)
-            feeds = {SEARCH_PATCH: patch, STATE_IN: self._state}
+        feeds = self._view.search_feeds(self._state)
         cropped = perf_counter_ns()
-        outputs = self._search.run(feeds)
+        outputs = yield feeds
         searched = perf_counter_ns()
         quality = dict(zip(QUALITY, outputs[QUALITY_OUT][0].tolist(), strict=True))
         score = float(outputs[SCORE][0, 0])
         moved = outputs[STATE_OUT]
         if repeated or not np.isfinite(moved).all():
-            # Nothing was learnt: the box stands. A NaN kept here would never leave the state again.
+            # Nothing was learnt. A NaN kept here would never leave the state again.
             score = 0.0
-        else:
-            self._state[:] = moved
-        status = self._confidence.judge(score, quality["psr"], quality["second"], quality["contrast"], repeated=repeated)
+        if score >= self._confidence_spec.lost_score:
+            # What may be something else says nothing about the target's size.
+            known = 4 if score >= self._confidence_spec.sure_score else 2
+            self._state[0, :known] = moved[0, :known]
+        status = self._confidence.judge(score, quality["psr"], quality["contrast"], repeated=repeated)
+        decided = perf_counter_ns()
+        if self._redetection is not None and not repeated:
+            self._look_elsewhere(self._redetection, status, score)
+        searched_on = perf_counter_ns()
         box = Box.from_centre(*self._state[0, :4].tolist())
         judged = perf_counter_ns()
         self._frames += 1
         renewal = self._template_update
         if renewal is not None and self._frames % renewal.every == 0 and status is Status.TRACKING and score >= renewal.above:
-            made = self._learn(pixels, box, tone, renewal.rate)
+            made = self._learn(box, renewal.rate)
             # What fills the outside stays the first frame's.
             self._search.bind({name: tensor for name, tensor in made.items() if name in self._search.inputs and name != FILL})
         renewed = perf_counter_ns()
@@ -270,18 +261,40 @@ class Tracker:
             "check": checked - started,
             "crop": cropped - checked,
             "engine": searched - cropped,
-            "judge": judged - searched,
+            "judge": judged - searched - (searched_on - decided),
             "update": renewed - started,
         }
+        if self._redetection is not None:
+            stages["redetect"] = searched_on - decided
         if renewal is not None:
             stages["template"] = renewed - judged
-        return Result(box, score, status, quality, stages)
+        return Result(box, score, status, quality, stages, self._view.missing)
+
+    def _look_elsewhere(self, spec: Redetection, status: Status, score: float) -> None:
+        """After an absence move the state to where the target shows again; the next frames must confirm it."""
+        if status is Status.TRACKING:
+            self._seen, self._missed, self._sweep = Box.from_centre(*self._state[0, :4].tolist()), 0, None
+            return
+        self._missed = 0 if self._confidence.usual(score) else self._missed + 1
+        if self._missed < spec.after:
+            return
+        width, height = self._seen.width, self._seen.height
+        if self._sweep is None:
+            self._sweep = Sweep(spec, self._seen, self._crop.search_side_px(width, height), self._view.frame_hw)
+        for centre_xy in self._sweep.next():
+            state = np.array([[*centre_xy, width, height, *self._state[0, 4:]]], dtype=np.float32)
+            found = self._search.run(self._view.search_feeds(state))
+            psr, rival = float(found[QUALITY_OUT][0, 0]), float(found[SCORE][0, 0])
+            like = self._confidence.sure(rival, psr) and self._confidence.usual(rival, spec.rebound)
+            if rival > score and like and np.isfinite(found[STATE_OUT]).all():
+                score = rival
+                self._state[0, :4] = (*found[STATE_OUT][0, :2], width, height)
 
     def close(self) -> None:
         """Release both engines."""
         self._template.close()
         self._search.close()
-        self._last = None
+        self._started = False
 
     def __enter__(self) -> Tracker:
         return self
@@ -289,36 +302,15 @@ class Tracker:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _update_tone(self, pixels: Array) -> tuple[float, float] | None:
-        if self._layout != GRAY16:
-            return None
-        tone = self._tone.update(pixels.reshape(pixels.shape[:2]))
-        self._tone_bounds[0] = tone
-        return tone
 
-    def _tone_feed(self) -> dict[str, NDArray[np.float32]]:
-        return {TONE: self._tone_bounds} if self._layout == GRAY16 else {}
-
-    def _check_channels(self, layout: str) -> None:
-        if (layout == PAIR8) != (self._channels == CHANNELS[PAIR8]):
-            wanted = "pairs (H, W, 4) uint8 of BGR and thermal" if self._channels == CHANNELS[PAIR8] else "gray or BGR frames"
-            raise FrameError(f"got a {layout} frame, expected {wanted} for this tracker: take a bundle made for this camera")
-
-    def _check_graph_frame(self, pixels: Array, layout: str) -> None:
-        if self._cut != "frame":
-            return
-        frame_hw = (pixels.shape[0], pixels.shape[1])
-        expected, got = self._search.inputs[FRAME], graph_frame_spec(layout, frame_hw)
-        if expected != got:
-            raise FrameError(
-                f"got a frame {frame_hw[1]}x{frame_hw[0]} {layout}, expected {list(expected.shape)} as the graph was made for: "
-                f"export with --frame {frame_hw[1]}x{frame_hw[0]}:{layout}"
-            )
-
-
-def _pixels(frame: Array | Frame) -> Array:
-    pixels = frame.pixels if isinstance(frame, Frame) else frame
-    return np.ascontiguousarray(pixels) if isinstance(pixels, np.ndarray) else pixels
+def finished(steps: Generator[dict[str, Array], Mapping[str, Array], Result], outputs: Mapping[str, Array]) -> Result:
+    """The result of an update in halves, given what the search graph answered to its first half."""
+    try:
+        steps.send(outputs)
+    except StopIteration as end:
+        result: Result = end.value
+        return result
+    raise RuntimeError("an update has two halves")
 
 
 def _box(values: Sequence[float]) -> Box:

@@ -74,8 +74,8 @@ class OnnxRuntimeEngine(CpuEngine):
             raise EngineError(f"ONNX Runtime cannot load {graph_path}: {error}: export the bundle again") from error
         if session.get_providers() != PROVIDERS:
             raise EngineError(f"ONNX Runtime computes on {session.get_providers()}, expected {PROVIDERS}: reinstall onnxruntime")
-        inputs = {port.name: _spec(port) for port in session.get_inputs()}
-        outputs = {port.name: _spec(port) for port in session.get_outputs()}
+        inputs = {port.name: spec_of(port) for port in session.get_inputs()}
+        outputs = {port.name: spec_of(port) for port in session.get_outputs()}
         check_tensors(f"the inputs of {graph_path.name}", expected_inputs, inputs)
         check_tensors(f"the outputs of {graph_path.name}", expected_outputs, outputs)
         return cls(session, f"onnxruntime x{threads or 'auto'}", inputs, outputs)
@@ -100,7 +100,8 @@ def _value(array: Array) -> Any:
     return onnxruntime.OrtValue.ortvalue_from_numpy(array)
 
 
-def _spec(port: Any) -> TensorSpec:
+def spec_of(port: Any) -> TensorSpec:
+    """Dtype and shape of a session's input or output."""
     # A dynamic axis comes as a name; -1 makes the contract check name it.
     shape = tuple(size if isinstance(size, int) else -1 for size in port.shape)
     return TensorSpec(DTYPES.get(port.type, port.type), shape)

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX: engines built from ONNX files. One code path, valid from TensorRT 10.3 to 11.4.
+"""TensorRT and TensorRT-RTX, the building side: engines from ONNX files. One code path, valid from TensorRT 10.3 to 11.4.
 
 The graphs carry their precision, so the network is strongly typed and no precision flag, calibrator or dynamic range is
 used: TensorRT 11 and TensorRT-RTX have none. TensorRT-RTX builds on a machine without a GPU and compiles its kernels
@@ -104,20 +104,24 @@ def build_engine(
     """
     trt = load_library(kind)
     started = perf_counter_ns()
-    logger = _logger(trt)
+    logger = make_logger(trt)
     try:
         builder = trt.Builder(logger)
     except (TypeError, RuntimeError) as error:  # what its bindings make of a builder that did not come to be
-        raise EngineError(f"{kind} cannot start here: {_join(logger.reasons)}: build on the device, with its driver") from error
+        raise EngineError(
+            f"{kind} cannot start here: {join_reasons(logger.reasons)}: build on the device, with its driver"
+        ) from error
     # The flag's number is 1 in TensorRT 10 and 0 in TensorRT 11.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(_read(graph_path)) or network.num_outputs == 0:
         errors = [_explain(parser.get_error(index)) for index in range(parser.num_errors)]
-        raise EngineError(f"{kind} cannot parse {graph_path}: {_join(errors or logger.reasons)}")
+        raise EngineError(f"{kind} cannot parse {graph_path}: {join_reasons(errors or logger.reasons)}")
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    # Set by default. What the file calls float32 shall not be computed with the ten bits of TF32.
+    config.clear_flag(trt.BuilderFlag.TF32)
     timings = None
     if timing_cache is not None and kind == TENSORRT:
         timings = config.create_timing_cache(timing_cache.read_bytes() if timing_cache.exists() else b"")
@@ -127,7 +131,7 @@ def build_engine(
         config.progress_monitor = _monitor(trt, progress)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise EngineError(f"{kind} cannot build {graph_path}: {_join(logger.reasons)}")
+        raise EngineError(f"{kind} cannot build {graph_path}: {join_reasons(logger.reasons)}")
     _write(out_path, plan)
     if timings is not None and timing_cache is not None:
         _write(timing_cache, timings.serialize())
@@ -135,7 +139,9 @@ def build_engine(
     return Built(path=out_path, version=trt.__version__, seconds=seconds, size_bytes=out_path.stat().st_size)
 
 
-def _logger(trt: Any) -> Any:
+def make_logger(trt: Any) -> Any:
+    """A logger of the library that keeps what it calls an error in its list ``reasons``."""
+
     class Reasons(trt.ILogger):  # type: ignore[misc]
         """Keeps what the library calls an error."""
 
@@ -177,7 +183,8 @@ def _explain(error: Any) -> str:
     return f"{error.desc()} ({place})" if place else str(error.desc())
 
 
-def _join(reasons: list[str]) -> str:
+def join_reasons(reasons: list[str]) -> str:
+    """The library's reasons in one line, each once."""
     return "; ".join(dict.fromkeys(reasons)) or "no reason given"
 
 

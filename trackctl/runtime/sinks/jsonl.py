@@ -16,7 +16,8 @@ class JsonLinesSink(Sink):
     """One line per frame; a killed process leaves whole lines, because each goes to the system in one write.
 
     ``{"frame": index, "t_ns": int, "box": [left, top, width, height], "score": 0..1, "status": str, "quality": {name: number},
-    "ms": {stage: milliseconds}}``. Numbers that are not finite become null.
+    "ms": {stage: milliseconds}}``, and ``"missing": ["thermal"]`` where a camera of a pair is. Numbers that are not finite become
+    null.
 
     Args:
         path: the file; what it held is replaced.
@@ -43,6 +44,8 @@ class JsonLinesSink(Sink):
             "quality": {name: _rounded(value, 6) for name, value in result.quality.items()},
             "ms": {stage: _rounded(duration_ns / 1e6, 4) for stage, duration_ns in result.stages_ns.items()},
         }
+        if frame.missing:
+            record["missing"] = list(frame.missing)
         line = json.dumps(record, separators=(", ", ": "), allow_nan=False).encode() + b"\n"
         try:
             if (written := self._file.write(line)) < len(line):

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from trackctl.runtime.confidence import Status
 from trackctl.runtime.contract import Array
 from trackctl.runtime.errors import FrameError, InputError
-from trackctl.runtime.frame import GRAY16, Frame, layout_of
+from trackctl.runtime.false_colour import FalseColour
+from trackctl.runtime.frame import GRAY16, PAIR8, Frame, layout_of
 from trackctl.runtime.geometry import Box
 from trackctl.runtime.quiet import quiet_opencv
 from trackctl.runtime.sinks import Sink
@@ -32,6 +33,7 @@ Uint8Array = NDArray[np.uint8]
 class VideoSink(Sink):
     """An annotated video: the box in the colour of the status, and below the picture status, score and frame number.
 
+    Of a pair both pictures are shown side by side, visible and thermal, and the caption names a camera that is missing.
     LOST is drawn as corners only, since nobody knows whether the target is there. Frames whose shorter side is below
     ``least_side_px`` are enlarged by a whole factor, so that the text stays readable. Encoders want even sizes: an odd width
     gains a repeated column.
@@ -62,6 +64,7 @@ class VideoSink(Sink):
         self._fps = round(fps, 2) if fps < 100.0 else float(round(fps))
         self._least_side_px = least_side_px
         self._tone = ToneMapper()
+        self._false_colour: FalseColour | None = None
         self._writer: cv2.VideoWriter | None = None
         self._frame_hw = (0, 0)
 
@@ -77,7 +80,14 @@ class VideoSink(Sink):
             raise FrameError(
                 f"{self._path}: got a frame of {frame.hw}, expected {self._frame_hw} as the first: start another video"
             )
-        canvas = annotate(self._shown(frame.pixels), result, frame.index, scale=self._scale)
+        pixels = frame.pixels
+        if frame.sensor is not None:
+            self._false_colour = self._false_colour or FalseColour(frame.sensor)
+            pixels = self._false_colour(pixels)
+        canvas = annotate(self._shown(pixels), result, frame.index, scale=self._scale)
+        if layout_of(frame.pixels) == PAIR8:
+            thermal = annotate(self._shown(frame.pixels[:, :, 3]), result, frame.index, scale=self._scale)
+            canvas = np.hstack((canvas, thermal))
         if self._writer is None:
             self._writer = self._open(canvas.shape[1], canvas.shape[0])
         self._writer.write(canvas)
@@ -96,6 +106,8 @@ class VideoSink(Sink):
         """A BGR copy to draw on."""
         if layout_of(pixels) == GRAY16:
             pixels = self._tone.apply(pixels, *self._tone.update(pixels))
+        if layout_of(pixels) == PAIR8:
+            pixels = pixels[:, :, :3]
         shown = pixels.copy() if pixels.ndim == 3 and pixels.shape[2] == 3 else cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
         if self._scale > 1:
             shown = cv2.resize(shown, None, fx=self._scale, fy=self._scale, interpolation=cv2.INTER_CUBIC)
@@ -133,7 +145,8 @@ def annotate(shown: Uint8Array, result: Result, index: int, *, scale: float = 1.
         for bar_colour, rim in ((_SHADE, 1), (colour, 0)):
             for left, top, right, bottom in bars:
                 cv2.rectangle(shown, (left - rim, top - rim), (right + rim, bottom + rim), bar_colour, cv2.FILLED)
-    return _captioned(shown, f"{result.status.value} {result.score:.2f}", f"#{index}", colour, unit)
+    caption = " ".join((f"{result.status.value} {result.score:.2f}", *(f"no {camera}" for camera in result.missing)))
+    return _captioned(shown, caption, f"#{index}", colour, unit)
 
 
 def _bars(box: Box, scale: float, line_px: int, *, corners: bool, shape: tuple[int, ...]) -> list[tuple[int, int, int, int]]:

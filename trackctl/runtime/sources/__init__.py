@@ -18,6 +18,7 @@ from urllib.parse import unquote
 from trackctl.runtime.contract import Array
 from trackctl.runtime.errors import FrameError, SourceError
 from trackctl.runtime.frame import Frame, layout_of
+from trackctl.runtime.sensor import LEAST_BANDS, Sensor
 
 # What a folder of images or a stack is played at when nobody says.
 DEFAULT_FPS = 25.0
@@ -71,23 +72,29 @@ class Recording(Source):
         count: number of frames, None when unknown.
         fps: frames per second.
         loop: play without end.
+        sensor: which pixel is which band; None: another camera, or a cube whose channels are its bands.
 
     Raises:
         FrameError: the first frame has no layout that trackctl knows.
         SourceError: ``fps`` is not a positive number.
     """
 
-    def __init__(self, name: str, first: Array, *, count: int | None, fps: float, loop: bool) -> None:
+    def __init__(
+        self, name: str, first: Array, *, count: int | None, fps: float, loop: bool, sensor: Sensor | None = None
+    ) -> None:
+        if sensor is None and first.ndim == 3 and first.shape[2] >= LEAST_BANDS:
+            sensor = Sensor(positions=first.shape[2])
         try:
-            layout_of(first)
+            layout_of(first, sensor)
         except FrameError as error:
             raise FrameError(f"{name}: {error}") from error
         if not (math.isfinite(fps) and fps > 0.0):
             raise SourceError(f"{name}: got {fps} frames per second, expected a positive number: give another fps")
         self.name = name
         self.fps = float(fps)
-        self.frame_hw = (first.shape[0], first.shape[1])
+        self.frame_hw = (first.shape[0], first.shape[1]) if sensor is None else sensor.hw(first)
         self.count = None if loop else count
+        self.sensor = sensor
         self._loop = loop
         self._form = (first.shape, first.dtype)
 
@@ -109,7 +116,7 @@ class Recording(Source):
                         f"{self.name}: {self._label(number)} is {pixels.shape} {pixels.dtype}, expected {shape} {dtype} "
                         "as the first frame: split the recording where its form changes"
                     )
-                yield Frame(pixels, round(index * 1e9 / self.fps), index)
+                yield Frame(pixels, round(index * 1e9 / self.fps), index, self.sensor)
                 index += 1
             if not self._loop:
                 return
@@ -142,12 +149,44 @@ def _open_file(rest: str, fps: float | None, loop: bool) -> Source:
 
 
 def _open_synth(rest: str, fps: float | None, loop: bool) -> Source:
+    if rest.startswith("hsi"):
+        from trackctl.runtime.sources.synth_hsi import SynthHsi, SynthHsiSpec
+
+        return SynthHsi(SynthHsiSpec.parse(rest.removeprefix("hsi")), fps=fps, loop=loop)
+    if rest.startswith("pair"):
+        from trackctl.runtime.sources.synth_pair import SynthPair, SynthPairSpec
+
+        return SynthPair(SynthPairSpec.parse(rest.removeprefix("pair")), fps=fps, loop=loop)
     from trackctl.runtime.sources.synth import Synth, SynthSpec
 
     return Synth(SynthSpec.parse(rest), fps=fps, loop=loop)
 
 
-_SCHEMES: dict[str, Callable[[str, float | None, bool], Source]] = {"file": _open_file, "synth": _open_synth}
+def _open_mosaic(rest: str, fps: float | None, loop: bool) -> Source:
+    from trackctl.runtime.sources.bands import open_mosaic
+
+    return open_mosaic(rest, fps=fps, loop=loop)
+
+
+def _open_cubes(rest: str, fps: float | None, loop: bool) -> Source:
+    from trackctl.runtime.sources.bands import open_cubes
+
+    return open_cubes(rest, fps=fps, loop=loop)
+
+
+def _open_pair(rest: str, fps: float | None, loop: bool) -> Source:
+    from trackctl.runtime.sources.pair import PairSpec, open_pair
+
+    return open_pair(PairSpec.parse(rest), fps=fps, loop=loop)
+
+
+_SCHEMES: dict[str, Callable[[str, float | None, bool], Source]] = {
+    "file": _open_file,
+    "synth": _open_synth,
+    "mosaic": _open_mosaic,
+    "cubes": _open_cubes,
+    "pair": _open_pair,
+}
 
 
 def open_source(uri: str, *, fps: float | None = None, loop: bool = False) -> Source:
@@ -158,6 +197,11 @@ def open_source(uri: str, *, fps: float | None = None, loop: bool = False) -> So
     ======================  ====================================================================================
     ``PATH``, ``file:PATH`` a video, a folder of images (or one that holds ``img/``), an image, a ``.npy`` stack
                             (N, H, W) uint8 or uint16 or (N, H, W, 3) uint8 BGR, a multi-page TIFF
+    ``mosaic:PATH?sensor=`` a snapshot mosaic: what PATH may be, or a raw video; ``cubes:PATH`` hyperspectral cubes, see
+                            :mod:`trackctl.runtime.sources.bands`
+    ``synth:hsi?OPTIONS``   a hyperspectral clip made from a clip without, see :mod:`trackctl.runtime.sources.synth_hsi`
+    ``pair:VISIBLE,THERMAL`` two of these as registered pairs, see :mod:`trackctl.runtime.sources.pair`
+    ``synth:pair?OPTIONS``  pairs with known boxes, see :mod:`trackctl.runtime.sources.synth_pair`
     ``synth:?OPTIONS``      a rendered thermal clip with known boxes, see :mod:`trackctl.runtime.sources.synth`
     ======================  ====================================================================================
 

@@ -56,10 +56,11 @@ class Images(Recording):
 def list_images(folder: Path) -> list[Path]:
     """The image files of a folder in natural order; hidden files do not count."""
     files = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
-    return sorted(files, key=lambda path: _natural(path.name))
+    return sorted(files, key=lambda path: natural(path.name))
 
 
-def _natural(name: str) -> tuple[list[str | int], str]:
+def natural(name: str) -> tuple[list[str | int], str]:
+    """A key by which file names sort as people count: 2 before 10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name.lower())], name
 
 

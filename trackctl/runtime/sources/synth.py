@@ -167,6 +167,15 @@ class Synth(Recording):
             return self._sensor.counts(celsius + float(self._agc[index, 0]))
         return self._sensor.levels(celsius, self._world.range_c, self._agc[index])
 
+    def target_cover(self, index: int) -> Float32Array:
+        """The share (H, W), 0..1, of each pixel that the target covers, in sharp optics."""
+        width, height = self.spec.size
+        grounds = [np.full((height, width), level, dtype=np.float32) for level in (0.0, 1.0)]
+        for ground in grounds:
+            draw_target(ground, self._sprite(index), self._centres_xy[index], self._heights_px[index], float(self._heat[index]))
+        cover: Float32Array = 1.0 - (grounds[1] - grounds[0])
+        return cover
+
     def _sprite(self, index: int) -> Sprite:
         return self._sprites[index % len(self._sprites)]
 

@@ -55,6 +55,7 @@ class World:
     """A static scene on a canvas larger than the frame, and the camera that looks at it.
 
     Attributes:
+        canvas: float32 (H, W) degrees Celsius, the part of the world that the camera can turn to.
         range_c: temperatures that an 8-bit camera would show as black and white.
     """
 
@@ -63,13 +64,13 @@ class World:
         self._margin_xy = (round(0.35 * width), round(0.12 * height))
         canvas_w, canvas_h = width + 2 * self._margin_xy[0], height + 2 * self._margin_xy[1]
         self._unit = height / 512.0
-        self._canvas = np.empty((canvas_h, canvas_w), dtype=np.float32)
+        self.canvas = np.empty((canvas_h, canvas_w), dtype=np.float32)
         self._horizon = self._margin_xy[1] + 0.40 * height
         self._sky(rng)
         self._ground(rng)
         self._skyline(rng)
         self._clutter(rng)
-        low, high = np.percentile(self._canvas[::4, ::4], (1.0, 99.5)).tolist()
+        low, high = np.percentile(self.canvas[::4, ::4], (1.0, 99.5)).tolist()
         self.range_c = (low - 1.0, max(high, 27.0) + 2.0)
 
     def camera_path(self, rng: np.random.Generator, frames: int) -> Float64Array:
@@ -84,21 +85,21 @@ class World:
         """The frame (H, W) that the camera sees, without target."""
         width, height = self._frame_wh
         pan, tilt, roll = camera.tolist()
-        canvas_h, canvas_w = self._canvas.shape
+        canvas_h, canvas_w = self.canvas.shape
         matrix = cv2.getRotationMatrix2D((width / 2, height / 2), roll, 1.0)
         matrix[:, 2] += (canvas_w - width) / 2 + pan, (canvas_h - height) / 2 + tilt
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        frame: Float32Array = cv2.warpAffine(self._canvas, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        frame: Float32Array = cv2.warpAffine(self.canvas, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
         return frame
 
     def _sky(self, rng: np.random.Generator) -> None:
-        canvas_h, canvas_w = self._canvas.shape
+        canvas_h, canvas_w = self.canvas.shape
         above = np.clip((self._horizon - np.arange(canvas_h, dtype=np.float32)) / self._horizon, 0.0, 1.0)
         clouds = np.clip(texture(rng, canvas_h, canvas_w, 120 * self._unit, stretch=2.5), 0.0, 2.5)
-        self._canvas[...] = (7.0 - 7.0 * np.sqrt(above))[:, None] + 1.3 * clouds
+        self.canvas[...] = (7.0 - 7.0 * np.sqrt(above))[:, None] + 1.3 * clouds
 
     def _ground(self, rng: np.random.Generator) -> None:
-        canvas_h, canvas_w = self._canvas.shape
+        canvas_h, canvas_w = self.canvas.shape
         first = int(self._horizon)
         tile_px = 1024
         plane = texture(rng, tile_px, tile_px, 180.0) + 0.5 * texture(rng, tile_px, tile_px, 12.0)
@@ -110,24 +111,24 @@ class World:
         along = np.broadcast_to(_folded(700.0 * distance, tile_px), across.shape)
         grass = cv2.remap(plane, across, np.ascontiguousarray(along), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         contrast = np.clip(2.2 / np.maximum(distance, 1.0), 0.35, 1.6)
-        self._canvas[first:] = 13.5 + 1.1 * contrast * grass + 1.5 * (rows - first) / (canvas_h - first)
+        self.canvas[first:] = 13.5 + 1.1 * contrast * grass + 1.5 * (rows - first) / (canvas_h - first)
         # A road that runs towards the horizon keeps the day's warmth.
         bend = 220.0 * np.sin(0.9 * distance + rng.uniform(0.0, 6.0)) + rng.uniform(-200.0, 200.0)
         offset = np.abs((columns - canvas_w / 2) / self._unit * distance - bend)
         road = np.clip((70.0 - offset) / 12.0, 0.0, 1.0)
-        self._canvas[first:] += road * (17.3 + 0.3 * grass - self._canvas[first:])
+        self.canvas[first:] += road * (17.3 + 0.3 * grass - self.canvas[first:])
 
     def _skyline(self, rng: np.random.Generator) -> None:
-        canvas_h, canvas_w = self._canvas.shape
+        canvas_h, canvas_w = self.canvas.shape
         unit = self._unit
         hills = self._horizon - 16 * unit - 14 * unit * texture(rng, 1, canvas_w, 200 * unit)[0]
         wood = self._horizon - 9 * unit - np.abs(7 * unit * texture(rng, 1, canvas_w, 24 * unit)[0])
         rows = np.arange(canvas_h, dtype=np.float32)[:, None]
         below = rows < self._horizon + 1.0
         far = np.clip(rows - hills, 0.0, 1.0) * below
-        self._canvas += far * (9.5 + 0.4 * texture(rng, canvas_h, canvas_w, 30 * unit) - self._canvas)
+        self.canvas += far * (9.5 + 0.4 * texture(rng, canvas_h, canvas_w, 30 * unit) - self.canvas)
         near = np.clip(rows - wood, 0.0, 1.0) * (rows < self._horizon + 4 * unit)
-        self._canvas += near * (12.2 + 0.9 * texture(rng, canvas_h, canvas_w, 10 * unit) - self._canvas)
+        self.canvas += near * (12.2 + 0.9 * texture(rng, canvas_h, canvas_w, 10 * unit) - self.canvas)
         for left in rng.uniform(0.0, canvas_w, 5):
             self._house(rng, float(left), float(rng.uniform(30, 80)) * unit, float(rng.uniform(16, 38)) * unit)
 
@@ -135,17 +136,17 @@ class World:
         bottom = self._horizon + 5 * self._unit
         x0, x1, y0, y1 = (round(value) for value in (left, left + width, bottom - height, bottom))
         wall = float(rng.uniform(13.5, 17.0))
-        cv2.rectangle(self._canvas, (x0, y0), (x1, y1), wall, cv2.FILLED)
+        cv2.rectangle(self.canvas, (x0, y0), (x1, y1), wall, cv2.FILLED)
         roof = np.array([(x0 - 2, y0), ((x0 + x1) // 2, round(y0 - 0.35 * height)), (x1 + 2, y0)], dtype=np.int32)
-        cv2.fillConvexPoly(self._canvas, roof, wall - 4.0, cv2.LINE_AA)
+        cv2.fillConvexPoly(self.canvas, roof, wall - 4.0, cv2.LINE_AA)
         side = max(2, round(3.5 * self._unit))
         for x in range(x0 + side, x1 - side, 3 * side):
             for y in range(y0 + side, y1 - 2 * side, 3 * side):
-                cv2.rectangle(self._canvas, (x, y), (x + side, y + side), wall + float(rng.uniform(-1.0, 6.0)), cv2.FILLED)
+                cv2.rectangle(self.canvas, (x, y), (x + side, y + side), wall + float(rng.uniform(-1.0, 6.0)), cv2.FILLED)
 
     def _clutter(self, rng: np.random.Generator) -> None:
         """Bushes (cool and warm) and sun-warmed stones all over the ground: the things that a target is mistaken for."""
-        canvas_h, canvas_w = self._canvas.shape
+        canvas_h, canvas_w = self.canvas.shape
         leaves = texture(rng, canvas_h, canvas_w, 8 * self._unit)
         for depth in np.sort(rng.uniform(0.03, 1.0, 90)):
             x = float(rng.uniform(0, canvas_w))
@@ -156,7 +157,7 @@ class World:
 
     def _blob(self, rng: np.random.Generator, x: float, y: float, radius: float, celsius: float, leaves: Float32Array) -> None:
         """A ragged round thing: the area where a falling-off dome, roughened by noise, is above a threshold."""
-        canvas_h, canvas_w = self._canvas.shape
+        canvas_h, canvas_w = self.canvas.shape
         reach = round(1.8 * radius) + 2
         top, bottom, left, right = (
             round(v) for v in (max(y - reach, 0), min(y + reach, canvas_h), max(x - reach, 0), min(x + reach, canvas_w))
@@ -169,7 +170,7 @@ class World:
         cover = np.clip((dome + 0.25 * part) * radius / 2.0, 0.0, 1.0)
         # The upper side faces the sky or the sun.
         surface = celsius + 0.7 * part - 1.2 * (rows - y) / radius * (1.0 if rng.random() < 0.5 else -1.0)
-        target = self._canvas[top:bottom, left:right]
+        target = self.canvas[top:bottom, left:right]
         target += cover * (surface - target)
 
 
@@ -201,7 +202,7 @@ class Sprite:
     def __init__(self, kind: str, phase: float) -> None:
         side = _SPRITE_PX * _FINER
         celsius, cover = np.full((side, side), 20.0, dtype=np.float32), np.zeros((side, side), dtype=np.float32)
-        for points, temperature in _SHAPES[kind](phase):
+        for points, temperature in SHAPES[kind](phase):
             outline = np.rint(np.array(points) * side).astype(np.int32)
             cv2.fillPoly(celsius, [outline], temperature)
             cv2.fillPoly(cover, [outline], 1.0)
@@ -255,12 +256,14 @@ def draw_target(celsius: Float32Array, sprite: Sprite, centre_xy: Float64Array, 
 Outline = list[tuple[float, float]]
 
 
-def _oval(x: float, y: float, radius_x: float, radius_y: float) -> Outline:
+def oval(x: float, y: float, radius_x: float, radius_y: float) -> Outline:
+    """An ellipse with axes along the sprite's sides; all in shares of the sprite's side."""
     angles = np.linspace(0.0, 2 * np.pi, 24, endpoint=False)
     return [(x + radius_x * float(np.cos(angle)), y + radius_y * float(np.sin(angle))) for angle in angles]
 
 
-def _limb(x: float, y: float, angle: float, length: float, breadth: float) -> Outline:
+def limb(x: float, y: float, angle: float, length: float, breadth: float) -> Outline:
+    """A tapering bar from a joint, hanging down at angle 0 (radians); lengths in shares of the sprite's side."""
     dx, dy = float(np.sin(angle)), float(np.cos(angle))
     half = breadth / 2
     return [
@@ -294,8 +297,8 @@ def _vehicle(phase: float) -> list[tuple[Outline, float]]:
         ([(0.05, 0.62), (0.95, 0.62), (0.95, 0.66), (0.05, 0.66)], 24.0),
     ]
     for x in (0.24, 0.77):
-        parts.append((_oval(x, 0.66, 0.085, 0.085), 24.5))
-        parts.append((_oval(x + 0.03 * float(np.cos(turn)), 0.66 + 0.03 * float(np.sin(turn)), 0.03, 0.03), 31.0))
+        parts.append((oval(x, 0.66, 0.085, 0.085), 24.5))
+        parts.append((oval(x + 0.03 * float(np.cos(turn)), 0.66 + 0.03 * float(np.sin(turn)), 0.03, 0.03), 31.0))
     return parts
 
 
@@ -303,14 +306,14 @@ def _person(phase: float) -> list[tuple[Outline, float]]:
     swing = 0.55 * float(np.sin(2 * np.pi * phase))
     bob = 0.01 * float(np.cos(4 * np.pi * phase))
     return [
-        (_limb(0.50, 0.52 + bob, -swing, 0.30, 0.085), 24.0),
-        (_limb(0.50, 0.52 + bob, swing, 0.30, 0.085), 25.0),
-        (_limb(0.53, 0.33 + bob, -0.8 * swing, 0.22, 0.055), 25.5),
-        (_oval(0.50, 0.42 + bob, 0.085, 0.145), 25.0),
-        (_oval(0.50, 0.38 + bob, 0.05, 0.07), 27.5),
-        (_limb(0.47, 0.33 + bob, 0.8 * swing, 0.22, 0.055), 26.0),
-        (_oval(0.50, 0.235 + bob, 0.048, 0.06), 31.5),
-        (_oval(0.50, 0.20 + bob, 0.047, 0.03), 26.0),
+        (limb(0.50, 0.52 + bob, -swing, 0.30, 0.085), 24.0),
+        (limb(0.50, 0.52 + bob, swing, 0.30, 0.085), 25.0),
+        (limb(0.53, 0.33 + bob, -0.8 * swing, 0.22, 0.055), 25.5),
+        (oval(0.50, 0.42 + bob, 0.085, 0.145), 25.0),
+        (oval(0.50, 0.38 + bob, 0.05, 0.07), 27.5),
+        (limb(0.47, 0.33 + bob, 0.8 * swing, 0.22, 0.055), 26.0),
+        (oval(0.50, 0.235 + bob, 0.048, 0.06), 31.5),
+        (oval(0.50, 0.20 + bob, 0.047, 0.03), 26.0),
     ]
 
 
@@ -318,15 +321,15 @@ def _drone(phase: float) -> list[tuple[Outline, float]]:
     spread = 0.10 + 0.05 * abs(float(np.cos(2 * np.pi * phase)))
     parts: list[tuple[Outline, float]] = [
         ([(0.14, 0.40), (0.86, 0.40), (0.86, 0.45), (0.14, 0.45)], 19.0),
-        (_oval(0.50, 0.47, 0.17, 0.12), 22.0),
-        (_oval(0.50, 0.44, 0.08, 0.05), 28.0),
-        (_limb(0.38, 0.52, -0.5, 0.24, 0.035), 18.0),
-        (_limb(0.62, 0.52, 0.5, 0.24, 0.035), 18.0),
+        (oval(0.50, 0.47, 0.17, 0.12), 22.0),
+        (oval(0.50, 0.44, 0.08, 0.05), 28.0),
+        (limb(0.38, 0.52, -0.5, 0.24, 0.035), 18.0),
+        (limb(0.62, 0.52, 0.5, 0.24, 0.035), 18.0),
     ]
     for x in (0.16, 0.84):
-        parts.append((_oval(x, 0.40, 0.045, 0.055), 33.0))
-        parts.append((_oval(x, 0.345, spread, 0.014), 17.0))
+        parts.append((oval(x, 0.40, 0.045, 0.055), 33.0))
+        parts.append((oval(x, 0.345, spread, 0.014), 17.0))
     return parts
 
 
-_SHAPES = {"vehicle": _vehicle, "person": _person, "drone": _drone}
+SHAPES = {"vehicle": _vehicle, "person": _person, "drone": _drone}

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from trackctl.evaluation.datasets import KINDS, open_dataset
+from trackctl.evaluation.follow import play
 from trackctl.evaluation.sequence import Sequence
 from trackctl.runtime.errors import InputError, SourceError
 
@@ -259,6 +260,25 @@ def test_hot(tmp_path: Path, inside: str) -> None:
     assert sequence.name == "ball"
     assert sequence.truth_ltwh[0].tolist() == [10, 5, 8, 10]
     assert levels(sequence) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("inside", "bands"), [("HSI", 16), ("HSI-NIR", 25), ("HSI-RedNIR", 15), ("HSI-FalseColor", 0)])
+@pytest.mark.parametrize("described", ["", "sensor.toml", "../sensor.toml"])
+def test_hot_frames_carry_their_sensor(tmp_path: Path, inside: str, bands: int, described: str) -> None:
+    folder = tmp_path / "set" / "ball" / inside
+    folder.mkdir(parents=True)
+    for number in range(3):
+        cv2.imwrite(str(folder / f"{number}.png"), np.full((40, 80), number + 1, np.uint16))
+    text(folder / "groundtruth_rect.txt", *BOXES)
+    if described:
+        text(folder / described, "pattern = 4", "dead = [3, 4]")
+    sequence = only("hot", tmp_path / "set" / "ball")
+    frames = list(play(sequence, np.array([2, 0])))
+    assert [int(frame.pixels[0, 0]) for frame in frames] == [3, 1]
+    found = frames[0].sensor
+    assert (0 if found is None else found.count) == (14 if described else bands)
+    assert sequence.clip is not None
+    assert next(iter(sequence.clip.open())).sensor == found
 
 
 def test_antiuav_video_and_text(tmp_path: Path) -> None:

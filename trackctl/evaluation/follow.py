@@ -21,7 +21,6 @@ from trackctl.runtime.errors import BoxError, InputError, SourceError
 from trackctl.runtime.frame import Frame
 from trackctl.runtime.geometry import Box, Float64Array
 from trackctl.runtime.loop import TracksFrames
-from trackctl.runtime.sources.images import Images
 
 # In files of times: the frame came while the tracker was busy, and the last box stands.
 LATE = 0.0
@@ -202,7 +201,7 @@ def play(sequence: Sequence, frames: NDArray[np.int64]) -> Iterator[Frame]:
         )
     images = sequence.clip.images()
     if images:
-        with Images([images[index] for index in frames.tolist()]) as source:
+        with sequence.clip.play([images[index] for index in frames.tolist()]) as source:
             yield from source
         return
     with sequence.clip.open() as video:

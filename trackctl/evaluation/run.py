@@ -38,6 +38,7 @@ from trackctl.evaluation.sequence import DataSet, ResultFormat
 from trackctl.evaluation.workers import work
 from trackctl.runtime.bundle import Bundle
 from trackctl.runtime.errors import InputError
+from trackctl.runtime.frame import CHANNELS, PAIR8
 from trackctl.runtime.geometry import Float64Array
 from trackctl.runtime.select import AUTO, open_engines
 from trackctl.runtime.tracker import Tracker
@@ -103,7 +104,7 @@ def evaluate(
                     graphs=tuple(entry.sha256 for entry in bundle.manifest.graphs.values()),
                     engine=engines[name],
                     threads=threads,
-                    sequence=sequence,
+                    sequence=sequence.paired() if bundle.manifest.channels == CHANNELS[PAIR8] else sequence,
                     protocol=protocol,
                     written=dataset.results,
                     realtime_fps=realtime_fps,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 
 from trackctl.runtime.errors import InputError
 from trackctl.runtime.geometry import Box, Float64Array
+from trackctl.runtime.sensor import Sensor
 from trackctl.runtime.sources import Source
+from trackctl.runtime.sources.bands import Sensed
 from trackctl.runtime.sources.images import Images, list_images
+from trackctl.runtime.sources.pair import PairSource
 from trackctl.runtime.sources.video import VideoFile
 
 Flags = NDArray[np.bool_]
@@ -27,12 +30,14 @@ class Clip:
         frames: how many frames are annotated.
         first: number of the first annotated image of a folder, as its file name has it; None takes the folder's first image.
         spare_ok: the folder may hold more images than are annotated (OTB).
+        sensor: which pixel of a hyperspectral frame is which band; None for other cameras.
     """
 
     paths: tuple[Path, ...]
     frames: int
     first: int | None = None
     spare_ok: bool = False
+    sensor: Sensor | None = None
 
     def images(self) -> list[Path]:
         """The annotated image files in order; empty for a video.
@@ -59,7 +64,33 @@ class Clip:
             InputError: the number of images differs from that of annotated frames, or they cannot be read.
         """
         images = self.images()
-        return Images(images) if images else VideoFile(self.paths[0])
+        return self.play(images) if images else VideoFile(self.paths[0])
+
+    def play(self, images: list[Path]) -> Source:
+        """Some of the images as a source."""
+        source = Images(images)
+        return source if self.sensor is None else Sensed(source, self.sensor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairClip(Clip):
+    """The frames of both cameras of an RGB-T pair; those of the visible camera are the clip's own.
+
+    Attributes:
+        thermal: frames of the other camera, as many.
+    """
+
+    thermal: Clip
+
+    def open(self) -> Source:
+        """The pairs as a source; errors as in :meth:`Clip.open`."""
+        images = self.images()
+        return self.play(images) if images else PairSource(VideoFile(self.paths[0]), VideoFile(self.thermal.paths[0]))
+
+    def play(self, images: list[Path]) -> Source:
+        """Some of the pairs, by the images of the visible camera."""
+        partners = dict(zip(self.images(), self.thermal.images(), strict=True))
+        return PairSource(super().play(images), self.thermal.play([partners[image] for image in images]))
 
 
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".mov")
@@ -107,6 +138,20 @@ class Sequence:
 
     def __len__(self) -> int:
         return len(self.truth_ltwh)
+
+    def paired(self) -> Sequence:
+        """The sequence with pairs as frames, for trackers that want both cameras.
+
+        Raises:
+            InputError: it has the frames of one camera only.
+        """
+        if self.clip is None or self.infrared is None:
+            raise InputError(
+                f"{self.truth_file}: the sequence {self.name!r} has frames of one camera, expected visible and infrared ones: "
+                "take an RGB-T data set, or a tracker for one camera"
+            )
+        parts = {part.name: getattr(self.clip, part.name) for part in fields(Clip)}
+        return replace(self, clip=PairClip(**parts, thermal=self.infrared), infrared=None)
 
     def box(self, index: int) -> Box:
         """The annotated box of a frame, for ``Tracker.init``."""

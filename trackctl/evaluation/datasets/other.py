@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,20 @@ import numpy as np
 from trackctl.evaluation.datasets.folders import boxes_of, clip_of, truths, with_absence
 from trackctl.evaluation.sequence import VIDEO_SUFFIXES, Clip, Sequence
 from trackctl.runtime.errors import InputError
+from trackctl.runtime.sensor import KNOWN, Sensor, read_sensor
+from trackctl.runtime.sources.bands import SENSOR_FILE
 
 # The mosaic comes before its false-colour rendering, which carries the same annotation.
-_HOT_FOLDERS = ("HSI", "HSI-VIS", "HSI-NIR", "HSI-RedNIR")
+_HOT_FOLDERS = {"HSI": "vis16", "HSI-VIS": "vis16", "HSI-NIR": "nir25", "HSI-RedNIR": "rednir15"}
 _ANTIUAV_LABELS = ("infrared.json", "IR_label.json")
 
 
 def read_hot(path: Path) -> list[Sequence]:
-    """``<sequence>[/HSI]/groundtruth_rect.txt`` beside the mosaics, or annotations alone as ``<sequence>_gt.txt``."""
+    """``<sequence>[/HSI]/groundtruth_rect.txt`` beside the mosaics, or annotations alone as ``<sequence>_gt.txt``.
+
+    The folder's name tells the sensor, unless ``sensor.toml`` in it, beside it or in ``path`` describes another; images in a
+    folder of another name without description are ordinary pictures.
+    """
     sequences = []
     for truth, own in truths(path, ("groundtruth_rect.txt", *(f"{name}/groundtruth_rect.txt" for name in _HOT_FOLDERS)), "HOT"):
         boxes = boxes_of(truth)
@@ -25,10 +32,19 @@ def read_hot(path: Path) -> list[Sequence]:
             folder = truth.parent
             name = folder.parent.name if folder.name in _HOT_FOLDERS else folder.name
             clip = clip_of(folder, len(boxes), inside=("img",))
+            if clip is not None:
+                clip = replace(clip, sensor=_sensor_of(folder, path))
         else:
             name, clip = truth.stem.removesuffix("_gt"), None
         sequences.append(Sequence(name=name, truth_file=truth, truth_ltwh=boxes, clip=clip))
     return sequences
+
+
+def _sensor_of(folder: Path, root: Path) -> Sensor | None:
+    described = next((place / SENSOR_FILE for place in (folder, folder.parent, root) if (place / SENSOR_FILE).is_file()), None)
+    if described is not None:
+        return read_sensor(str(described))
+    return KNOWN[_HOT_FOLDERS[folder.name]] if folder.name in _HOT_FOLDERS else None
 
 
 def read_antiuav(path: Path) -> list[Sequence]:

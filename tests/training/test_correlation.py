@@ -1,4 +1,4 @@
-"""The three lowerings, and the form for training, against a sum written out."""
+"""The four lowerings, and the form for training, against a sum written out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from trackctl.runtime.errors import InputError
 from trackctl.training.correlation import Lowering, correlate_many, depthwise_correlation
 
-LOWERINGS: tuple[Lowering, ...] = ("conv", "shift", "matmul")
+LOWERINGS: tuple[Lowering, ...] = ("conv", "shift", "matmul", "fourier")
 
 
 def written_out(search: Tensor, kernel: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def test_every_lowering_is_the_written_out_sum(
     ("lowering", "side", "kernel_side"),
     [
         *((lowering, 29, 5) for lowering in LOWERINGS),
-        *((lowering, *sides) for lowering in ("conv", "matmul") for sides in ((44, 22), (44, 20), (87, 44))),
+        *((lowering, *sides) for lowering in ("conv", "matmul", "fourier") for sides in ((44, 22), (44, 20), (87, 44))),
     ],
 )
 def test_float32_agrees_at_the_sizes_of_the_papers(lowering: Lowering, side: int, kernel_side: int) -> None:
@@ -85,5 +85,5 @@ def test_kernels_that_do_not_fit_are_refused(kernel_shape: tuple[int, ...]) -> N
 
 
 def test_an_unknown_lowering_is_refused() -> None:
-    with pytest.raises(InputError, match="got the lowering 'fft', expected conv, shift or matmul"):
+    with pytest.raises(InputError, match="got the lowering 'fft', expected conv, shift, matmul or fourier"):
         depthwise_correlation(torch.zeros(1, 1, 3, 3), torch.zeros(1, 1, 2, 2), "fft")  # type: ignore[arg-type]

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trackctl.runtime.crop import HostCrop, frame_fill
-from trackctl.runtime.frame import BGR8, GRAY8, GRAY16, graph_frame
+from trackctl.runtime.crop import HostCrop, band_fill, band_tone, frame_fill
+from trackctl.runtime.frame import BGR8, GRAY8, GRAY16, BandLayout, graph_frame, graph_frame_spec
 from trackctl.runtime.geometry import Box, CropSpec
 from trackctl.training.crop import GraphCrop, box_state, frame_planes, template_side
 
@@ -117,3 +117,26 @@ def test_a_square_of_the_patchs_size_on_whole_pixels_is_a_copy(layout: str) -> N
 def test_the_graph_measures_the_window_as_the_host_does(width: float, height: float) -> None:
     side = template_side(torch.tensor([[width]]), torch.tensor([[height]]), SPEC)
     assert side.item() == pytest.approx(SPEC.template_side_px(width, height), rel=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(case=CASES, layout=st.sampled_from(["mosaic4c16u8", "mosaic4c15u16", "mosaic5c25u16", "cube9u8", "cube31u16"]))
+def test_bands_agree_within_one_level(case, layout) -> None:
+    height, width, box, seed = box_of(case)
+    banded = BandLayout.parse(layout)
+    sensor, cell = banded.sensor(), banded.pattern or 1
+    shape = (height * cell, width * cell) if banded.pattern else (height, width, banded.bands)
+    dtype = np.uint8 if banded.bits == 8 else np.uint16
+    pixels = np.random.default_rng(seed).integers(0, 2**banded.bits, shape).astype(dtype)
+    planes = sensor.planes(pixels)
+    fill, tone = band_fill(planes), band_tone(planes, sensor.band_dark, sensor.band_gain)
+    side = SPEC.template_side_px(box.width, box.height)
+    host = HostCrop(127, banded.bands).bands(planes, box.centre_xy, side, fill, tone)
+    raw = graph_frame(pixels)
+    assert raw.shape == graph_frame_spec(layout, (height, width)).shape
+    found = frame_planes(torch.from_numpy(raw.copy()), layout)
+    np.testing.assert_array_equal(found[0].numpy(), np.stack(planes))
+    state = box_state(torch.tensor([box], dtype=torch.float32), (height, width))
+    bounds = torch.from_numpy(np.concatenate(tone)[None])
+    graph = GraphCrop(SPEC, layout, 127, banded.bands)(found, state, torch.tensor([fill], dtype=torch.float32), bounds)
+    assert np.abs(host - graph.numpy()).max() <= 1.0

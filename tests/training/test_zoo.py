@@ -12,8 +12,27 @@ from trackctl.training import zoo
 from trackctl.training.model import TrackerModel
 from trackctl.training.weights import save_weights
 
-LIGHT = ("dcfg-edge", "nanotrack-v1", "nanotrack-v2", "nanotrack-v3")
-HEAVY = ("dcfg-r50", "siamrpn-r50")
+LIGHT = (
+    "bcrnet-edge",
+    "bcrnet-edge-25",
+    "dcfg-edge",
+    "dfat-edge",
+    "dfat-lrr-edge",
+    "nanotrack-v1",
+    "nanotrack-v2",
+    "nanotrack-v3",
+)
+HEAVY = (
+    "bcrnet-r50",
+    "dcffnet",
+    "dcffnet-baseline",
+    "dcffnet-cf1",
+    "dcffnet-cf2",
+    "dcfg-r50",
+    "dfat-r50",
+    "dfat-lrr-r50",
+    "siamrpn-r50",
+)
 
 
 def test_the_names_are_known_here() -> None:
@@ -28,8 +47,8 @@ def test_every_model_tracks_a_patch(name: str) -> None:
     assert isinstance(model, TrackerModel)
     assert not any(module.training for module in model.modules())
     with torch.inference_mode():
-        memory = model.template(torch.full((1, 3, model.crop.template_size, model.crop.template_size), 90.0))
-        cls, loc = model.search(torch.full((1, 3, model.crop.search_size, model.crop.search_size), 90.0), memory)
+        memory = model.template(torch.full((1, model.channels, model.crop.template_size, model.crop.template_size), 90.0))
+        cls, loc = model.search(torch.full((1, model.channels, model.crop.search_size, model.crop.search_size), 90.0), memory)
         state, score, _, _ = model.decode(cls, loc, torch.tensor([[200.0, 100.0, 40.0, 30.0, 640.0, 512.0]]))
     assert len(memory) == len(model.memory_names)
     assert cls.shape[1] * 2 == loc.shape[1]

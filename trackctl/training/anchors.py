@@ -109,14 +109,14 @@ def anchor_targets(
     near = (distance <= (sampling.window + 0.5) * stride).all(dim=1)  # (B, K)
     is_negative = torch.where(shown, (iou < sampling.negative_iou) & ~is_positive, near)
     draw = torch.rand(iou.shape, generator=generator, device=iou.device)
-    positives, positive_mask = _sample(is_positive, draw, sampling.positives)
-    negatives, negative_mask = _sample(is_negative, draw, sampling.negatives)
+    positives, positive_mask = sample_places(is_positive, draw, sampling.positives)
+    negatives, negative_mask = sample_places(is_negative, draw, sampling.negatives)
     few = torch.arange(sampling.negatives, device=iou.device) < sampling.distractors
     negative_mask = negative_mask * (shown | few)
     return AnchorTargets(positives, positive_mask, negatives, negative_mask, boxes)
 
 
-def _sample(candidate: Tensor, draw: Tensor, most: int) -> tuple[Tensor, Tensor]:
+def sample_places(candidate: Tensor, draw: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Indices (B, most) of random candidates and the mask (B, most) of the places used, which come first."""
     value, index = torch.where(candidate, draw, -1.0).topk(most, dim=1)
     return index, (value >= 0).to(torch.float32)

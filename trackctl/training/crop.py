@@ -12,18 +12,34 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trackctl.runtime.contract import STATE
-from trackctl.runtime.frame import BGR8, GRAY16, GRAY_OF_BGR, PAIR8
+from trackctl.runtime.frame import BGR8, GRAY16, GRAY_OF_BGR, PAIR8, BandLayout
 from trackctl.runtime.geometry import CropSpec
 
 
 def frame_planes(frame: Tensor, layout: str) -> Tensor:
     """The uint8 frame as float32 (1, C, H, W) in sensor units."""
     values = frame.to(torch.float32)
+    banded = BandLayout.parse(layout)
+    if banded is not None:
+        return band_planes(values, banded)
     if layout in (BGR8, PAIR8):
         return values.permute(2, 0, 1).unsqueeze(0)
     if layout == GRAY16:  # little-endian bytes
         return (values[..., 0] + 256.0 * values[..., 1])[None, None]
     return values[None, None]
+
+
+def band_planes(values: Tensor, layout: BandLayout) -> Tensor:
+    """The bands (1, C, H, W) of a frame as floats: a mosaic (H p, W p [, 2]) of cells p x p, or a cube (H, W, C or 2 C)."""
+    if layout.bits == 16:  # little-endian bytes
+        pairs = values if layout.pattern else values.reshape(values.shape[0], values.shape[1], -1, 2)
+        values = pairs[..., 0] + 256.0 * pairs[..., 1]
+    if layout.pattern is None:
+        return values.permute(2, 0, 1).unsqueeze(0)
+    cell = layout.pattern
+    height, width = values.shape[0] // cell, values.shape[1] // cell
+    cells = values.reshape(height, cell, width, cell).permute(1, 3, 0, 2)  # (p, p, H, W)
+    return cells.reshape(1, cell * cell, height, width)[:, : layout.bands]
 
 
 def template_side(width: Tensor, height: Tensor, spec: CropSpec) -> Tensor:
@@ -59,7 +75,7 @@ class GraphCrop(nn.Module):
             planes: (1, C, H, W) float32 sensor units.
             state: (1, 6) float32.
             fill: (1, C) float32 sensor units.
-            tone: (1, 2) counts that become 0 and 255 (gray16 only).
+            tone: (1, 2 C) counts of each channel that become 0, then those that become 255 (gray16 and bands).
 
         Returns:
             (1, channels, size, size) float32, 0..255.
@@ -73,7 +89,8 @@ class GraphCrop(nn.Module):
         border = fill[:, :, None, None]
         patch = F.grid_sample(planes - border, grid, mode="bilinear", padding_mode="zeros", align_corners=False) + border
         if tone is not None:
-            low, high = tone[:, 0:1, None, None], tone[:, 1:2, None, None]
+            half = tone.shape[1] // 2
+            low, high = tone[:, :half, None, None], tone[:, half:, None, None]
             patch = torch.clamp((patch - low) * (255.0 / (high - low)), 0.0, 255.0)
         if self.layout == BGR8 and self.channels == 1:
             patch = (patch * self.luma).sum(dim=1, keepdim=True)

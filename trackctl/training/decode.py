@@ -130,16 +130,16 @@ class PointDecode(nn.Module):
     """Decode of distance maps: each cell predicts left, top, right, bottom distances in patch px (after exp).
 
     Args:
-        cells: N. stride: px between cells. Cell N//2 is the patch centre.
+        cells: N. stride: px between cells. offset_px: from the patch centre to cell N//2, to the right and downwards.
     """
 
     points: Tensor
     anchors = 1
 
-    def __init__(self, crop: CropSpec, spec: DecodeSpec, *, cells: int, stride: int) -> None:
+    def __init__(self, crop: CropSpec, spec: DecodeSpec, *, cells: int, stride: int, offset_px: float = 0.0) -> None:
         super().__init__()
         self.select = Select(crop, spec, cells, 1)
-        grid = (torch.arange(cells, dtype=torch.float32) - cells // 2) * stride
+        grid = (torch.arange(cells, dtype=torch.float32) - cells // 2) * stride + offset_px
         points = torch.stack((grid.repeat(cells), grid.repeat_interleave(cells)))[None]  # (1, 2, K)
         self.register_buffer("points", points, persistent=False)
 

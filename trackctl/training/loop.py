@@ -1,122 +1,138 @@
-"""The training loop: pairs in, averaged weights out.
+"""The training loop: batches in, averaged weights out.
 
-    python -m trackctl.training.loop --data DATA --cache CACHE --out OUT
+A batch is cut into shares. Each share has its own batch normalisation, sampled anchors and loss; gradients and running statistics
+are the means over the shares. Processes take the shares in turn, so a run's curve depends on the number of shares and not on the
+number of processes, and a small GPU can train a large batch share by share. Synchronised batch normalisation, the usual
+alternative, would wait for all processes twice in every layer.
 
-AdamW, warm-up, constant rate, linear decay at the end (Hu et al., MiniCPM, 2024, section 4): until the decay begins a run does
-not depend on its length, so it can be resumed with another one. What is kept is a moving average of the weights.
-
-One process per core, each with its share of the batch and one thread: faster on a CPU than threads that wait for each other in
-every layer. The gradients are averaged once per step; batch normalisation sees a process's share. The same seed, batch and number
-of processes give the same weights on the same machine.
+What is kept is a moving average of the weights. The same seed, batch and shares give the same weights on the same machine, also
+when the run was killed and resumed.
 """
 
 from __future__ import annotations
 
-import argparse
+import inspect
 import pickle
-import sys
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
-import cv2
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, distributed
-from torch.multiprocessing.spawn import spawn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader, Dataset
 
-from trackctl.runtime.errors import InputError, TrackctlError
-from trackctl.training.data.sources import read_all
-from trackctl.training.data.store import INDEX_FILE, FrameStore, write_store
-from trackctl.training.dcfg import DCFG, dcfg_edge
-from trackctl.training.pairs import HELD_OUT, Pair, Pairs, PairSpec
+from trackctl.runtime.errors import InputError
+from trackctl.training.pairs import Pair
+from trackctl.training.processes import Group
+from trackctl.training.qat import FakeQuantConv2d, ranges
+from trackctl.training.schedule import Schedule
 
-STATE_FILE = "last.pt"
-MEETING_FILE = "meeting"
+STATE_FILE, BEST_FILE = "last.pt", "best.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSpec:
-    """How long and how fast. All values are [ours]; the defaults made the shipped weights.
+    """How a system trains. What a paper or its public code prints is in the recipes; the defaults here are [ours].
 
     Attributes:
-        steps: optimiser steps.
-        batch: pairs per step over all processes.
-        processes: one per core.
+        schedule: optimiser and rates.
+        batch: pairs per step over all shares.
+        shares: parts of the batch with batch normalisation of their own; a multiple of the number of processes.
         seed: of the weights, the pairs and the sampled anchors.
-        rate: highest learning rate.
-        warm_up: steps of linear warm-up.
-        decay: share of the steps, at the end, over which the rate falls to zero.
-        weight_decay: of AdamW.
-        clip: largest norm of the gradient.
-        average: decay of the moving average of the weights.
-        fine_every: the losses of the fine maps, which double the cost of a step, count in every so many-th step.
+        clip: largest norm of the gradient; 0 clips nothing.
+        average: decay of the moving average of the weights; 0 keeps the last weights.
         bf16: whether convolutions run in bfloat16.
+        freeze_norm: batch normalisations keep the statistics they have, for fine-tuning.
+        qat: train with the rounding of int8 (:mod:`trackctl.training.qat`).
+        fine_every: DCFG's losses of the fine maps, which double the cost of a step, count in every so many-th step.
         save_every: steps between checkpoints.
-        log_every: steps between lines of the log.
+        log_every: steps between reports.
 
     Raises:
-        InputError: a count is not positive, or the processes cannot share the batch evenly.
+        InputError: a count is not positive, or the shares are not equal.
     """
 
-    steps: int = 3200
+    schedule: Schedule
     batch: int = 32
-    processes: int = 2
+    shares: int = 1
     seed: int = 0
-    rate: float = 1.5e-3
-    warm_up: int = 150
-    decay: float = 0.3
-    weight_decay: float = 1e-2
-    clip: float = 20.0
+    clip: float = 10.0
     average: float = 0.998
-    fine_every: int = 3
     bf16: bool = True
-    save_every: int = 150
+    freeze_norm: bool = False
+    qat: bool = False
+    fine_every: int = 1
+    save_every: int = 500
     log_every: int = 20
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "processes", "rate", "fine_every", "save_every", "log_every"):
+        for name in ("batch", "shares", "fine_every", "save_every", "log_every"):
             if getattr(self, name) <= 0:
                 raise InputError(f"got {name} {getattr(self, name)}, expected a positive number")
-        if self.seed < 0:
-            raise InputError(f"got seed {self.seed}, expected 0 or more")
-        if self.batch % self.processes:
-            raise InputError(
-                f"got a batch of {self.batch} for {self.processes} processes, expected a multiple of {self.processes}"
-            )
+        if self.seed < 0 or self.clip < 0:
+            raise InputError(f"got seed {self.seed} and clip {self.clip:g}, expected 0 or more")
+        if not 0 <= self.average < 1:
+            raise InputError(f"got average {self.average:g}, expected 0 or more and less than 1")
+        if self.batch % self.shares:
+            raise InputError(f"got a batch of {self.batch} in {self.shares} shares, expected a multiple of {self.shares}")
 
     @property
     def share(self) -> int:
-        """Pairs per step of one process."""
-        return self.batch // self.processes
+        """Pairs of one share."""
+        return self.batch // self.shares
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.schedule.steps(self.batch)
+
+
+class Source(Protocol):
+    """What is learnt from, by number."""
+
+    def batch(self, first: int, count: int) -> tuple[Tensor, ...]:
+        """Examples ``first`` to ``first + count - 1``, always the same: the arguments of the system's ``losses``."""
 
 
 class PairSource(Protocol):
-    """Pairs by number, such as :class:`Pairs`."""
+    """Pairs by number, such as :class:`trackctl.training.pairs.Pairs`."""
 
     def __getitem__(self, number: int, /) -> Pair:
         """Pair ``number`` >= 0, always the same."""
 
 
-def learning_rate(step: int, spec: TrainSpec) -> float:
-    """The rate at a step, 0 <= step < spec.steps."""
-    rise = (step + 1) / spec.warm_up if spec.warm_up else 1.0
-    fall = (spec.steps - step) / max(1.0, spec.decay * spec.steps)
-    return spec.rate * min(1.0, rise, fall)
+@dataclass(frozen=True)
+class PairBatches:
+    """Pairs as the arguments of a tracker's ``losses``."""
+
+    pairs: PairSource
+
+    def batch(self, first: int, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Template and search (B, C, N, N) float32, grey repeated to three channels; boxes (B, 4) float32; positive (B,)."""
+        chosen = [self.pairs[number] for number in range(first, first + count)]
+        boxes = torch.from_numpy(np.stack([pair.box_xyxy for pair in chosen])).float()
+        positive = torch.tensor([pair.positive for pair in chosen])
+        return _channels([pair.template for pair in chosen]), _channels([pair.search for pair in chosen]), boxes, positive
 
 
-def batch_of(pairs: PairSource, first: int, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Pairs ``first`` to ``first + count - 1``: template and search (B, 3, N, N) float32, boxes (B, 4), positive (B,)."""
-    chosen = [pairs[number] for number in range(first, first + count)]
-    template = torch.from_numpy(np.stack([pair.template for pair in chosen]))[:, None].float()  # (B, 1, N, N)
-    search = torch.from_numpy(np.stack([pair.search for pair in chosen]))[:, None].float()
-    boxes = torch.from_numpy(np.stack([pair.box_xyxy for pair in chosen])).float()
-    positive = torch.tensor([pair.positive for pair in chosen])
-    return template.expand(-1, 3, -1, -1), search.expand(-1, 3, -1, -1), boxes, positive
+def _channels(patches: Sequence[np.ndarray[Any, Any]]) -> Tensor:
+    stacked = torch.from_numpy(np.stack(patches)).float()
+    return stacked if stacked.ndim == 4 else stacked[:, None].expand(-1, 3, -1, -1)
+
+
+class _Shares(Dataset[tuple[Tensor, ...]]):
+    """The shares of all batches by number."""
+
+    def __init__(self, source: Source, count: int) -> None:
+        self.source, self.count = source, count
+
+    def __getitem__(self, number: int) -> tuple[Tensor, ...]:
+        return self.source.batch(number * self.count, self.count)
 
 
 class MovingAverage:
@@ -127,11 +143,11 @@ class MovingAverage:
         decay: weight of the past, approached from below so that the first steps are soon forgotten.
     """
 
-    def __init__(self, model: torch.nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
-    def update(self, model: torch.nn.Module, step: int) -> None:
+    def update(self, model: nn.Module, step: int) -> None:
         """Take in the model's state after a step, counted from 0."""
         decay = min(self.decay, (1.0 + step) / (10.0 + step))
         for name, value in model.state_dict().items():
@@ -141,78 +157,178 @@ class MovingAverage:
                 self.state[name].copy_(value)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Where a run stands.
+
+    Attributes:
+        step: steps taken.
+        steps: of the whole run.
+        scalars: name -> mean since the last report: loss parts, ``grad`` (norm of the gradient), ``rate``, ``per_second``
+            (pairs); or the scores of a validation.
+    """
+
+    step: int
+    steps: int
+    scalars: Mapping[str, float]
+
+
+# Scores of the averaged weights by name; the first decides which checkpoint is the best.
+Validate = Callable[[Mapping[str, Tensor]], Mapping[str, float]]
+
+
 class Training:
     """One process's part of a training run.
 
     Args:
-        spec: how long and how fast.
-        model: what is trained, with its initial weights.
-        pairs: what is learnt from.
+        spec: how it trains.
+        model: what is trained, with its initial weights; has ``losses``.
+        kept: part of the model whose averaged weights are the result; all of it if None.
+        source: what is learnt from.
         out: folder of the checkpoints ``step-NNNNNN.safetensors`` (averaged weights) and of the state to resume from. The run
-            begins with that state if there is one; give the options it began with, of which only ``steps`` may differ.
-        rank: number of this process; 0 writes the files.
+            begins with that state if there is one; give the options it began with, of which only the schedule's length may
+            differ.
+        group: this process among all.
+        workers: processes that prepare batches; 0 prepares them in this one.
+        report: called by rank 0.
+        validate: called by rank 0 with every checkpoint but the one of step 0.
 
     Raises:
-        InputError: the state is damaged, of another model or past the last step.
+        InputError: the state is damaged, of another model or past the last step; processes and shares do not fit.
     """
 
-    def __init__(self, spec: TrainSpec, model: DCFG, pairs: PairSource, out: Path, rank: int = 0) -> None:
-        self.spec, self.model, self.pairs, self.out, self.rank = spec, model, pairs, out, rank
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=spec.rate, weight_decay=spec.weight_decay)
-        self.average = MovingAverage(self.model, spec.average)
-        self.step = 0
+    def __init__(
+        self,
+        spec: TrainSpec,
+        model: nn.Module,
+        source: Source,
+        out: Path,
+        group: Group | None = None,
+        *,
+        kept: nn.Module | None = None,
+        workers: int = 0,
+        report: Callable[[Report], None] | None = None,
+        validate: Validate | None = None,
+    ) -> None:
+        self.group = group or Group()
+        if spec.shares % self.group.size:
+            raise InputError(
+                f"got {spec.shares} shares for {self.group.size} processes, expected a multiple of {self.group.size}: set shares"
+            )
+        if spec.fine_every > 1 and "with_fine" not in inspect.signature(cast(Any, model).losses).parameters:
+            raise InputError(f"got fine_every {spec.fine_every}, expected 1: {type(model).__name__} has no losses of fine maps")
+        self.spec, self.model, self.source, self.out, self.workers = spec, model.to(self.group.device), source, out, workers
+        self.report, self.validate = report, validate
+        self.optimizer = spec.schedule.optimizer(self.model)
+        self.kept = self.model if kept is None else kept
+        self.average = MovingAverage(self.kept, spec.average)
+        self.step, self.best = 0, float("-inf")
         if (out / STATE_FILE).is_file():
             self._resume()
+        self._batches: Iterator[tuple[Tensor, ...]] | None = None
 
     def run(self) -> None:
         """Train to the last step."""
-        started, first = time.monotonic(), self.step
-        recent: dict[str, deque[float]] = {}
+        since, recent = time.monotonic(), list[dict[str, float]]()
         while self.step < self.spec.steps:
-            for name, value in self.advance().items():
-                recent.setdefault(name, deque(maxlen=self.spec.log_every)).append(value)
-            if self.rank == 0 and self.step % self.spec.log_every == 0:
-                speed = (self.step - first) * self.spec.batch / (time.monotonic() - started)
-                parts = "  ".join(f"{name} {sum(values) / len(values):.3f}" for name, values in recent.items())
-                print(f"step {self.step}  {speed:.1f} pairs/s  {parts}", flush=True)
-            if self.rank == 0 and (self.step % self.spec.save_every == 0 or self.step == self.spec.steps):
+            recent.append(self.advance())
+            last = self.step == self.spec.steps
+            if self.step % self.spec.log_every == 0 or last:
+                self._tell(recent, time.monotonic() - since)
+                since, recent = time.monotonic(), []
+            if self.group.rank == 0 and (self.step % self.spec.save_every == 0 or last):
                 self.save()
 
     def advance(self) -> dict[str, float]:
-        """Take one step; the loss parts of this process's share and the norm of the gradient.
+        """Take one step; the loss parts, the norm of the gradient and the rate.
 
         Raises:
             InputError: the gradient is not finite; the weights are left as they were.
         """
-        spec = self.spec
-        template, search, boxes, positive = batch_of(self.pairs, self.step * spec.batch + self.rank * spec.share, spec.share)
-        generator = torch.Generator().manual_seed((spec.seed * 1_000_003 + self.step) * spec.processes + self.rank)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, spec)
+        spec, group = self.spec, self.group
+        if self._batches is None:
+            self._batches = self._shares_from(self.step)
         self.model.train()
+        spec.schedule.apply(self.optimizer, self.model, self.step, spec.batch)
+        if spec.freeze_norm:
+            for layer in _norms(self.model):
+                layer.eval()
         self.optimizer.zero_grad()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=spec.bf16):
-            parts = self.model.losses(
-                template, search, boxes, positive, generator=generator, with_fine=self.step % spec.fine_every == 0
-            )
-        parts["total"].backward()  # type: ignore[no-untyped-call]
-        if spec.processes > 1:
-            average_gradients(self.model)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), spec.clip)
+        statistics = _statistics(self.model)
+        before = [value.clone() for value in statistics]
+        sums = [torch.zeros_like(value) for value in statistics]
+        losses: dict[str, Tensor] = {}
+        for share in range(group.rank, spec.shares, group.size):
+            for value, old in zip(statistics, before, strict=True):
+                value.copy_(old)
+            parts = self._losses(share)
+            (parts["total"] / spec.shares).backward()  # type: ignore[no-untyped-call]
+            for total, value in zip(sums, statistics, strict=True):
+                total += value
+            for name, part in parts.items():
+                losses[name] = losses.get(name, 0.0) + part.detach().float()
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        group.add_up([*gradients, *sums, *losses.values()])
+        for value, total in zip(statistics, sums, strict=True):
+            value.copy_(total / spec.shares)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), spec.clip or float("inf"))
         if not torch.isfinite(norm):
             raise InputError(f"got a gradient of norm {norm.item()} in step {self.step}, expected a finite one: lower the rate")
         self.optimizer.step()
-        self.average.update(self.model, self.step)
+        self.average.update(self.kept, self.step)
         self.step += 1
-        return {name: part.item() for name, part in parts.items() if name != "total"} | {"grad": norm.item()}
+        rate = spec.schedule.rate_at(self.step - 1, spec.batch)
+        return {name: part.item() / spec.shares for name, part in losses.items()} | {"grad": norm.item(), "rate": rate}
+
+    def _losses(self, share: int) -> dict[str, Tensor]:
+        spec, device = self.spec, self.group.device
+        share_batch = next(cast(Iterator[tuple[Tensor, ...]], self._batches))
+        generator = torch.Generator(device).manual_seed((spec.seed * 1_000_003 + self.step) * spec.shares + share)
+        options = {} if spec.fine_every == 1 else {"with_fine": self.step % spec.fine_every == 0}
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=spec.bf16):
+            parts: dict[str, Tensor] = cast(Any, self.model).losses(
+                *(tensor.to(device) for tensor in share_batch), generator=generator, **options
+            )
+        return parts
+
+    def _shares_from(self, step: int) -> Iterator[tuple[Tensor, ...]]:
+        spec, group = self.spec, self.group
+        numbers = range(step * spec.shares + group.rank, spec.steps * spec.shares, group.size)
+        # A generator of its own, or the loader would draw from the global one, which a resumed run has in another state.
+        loader = DataLoader(
+            _Shares(self.source, spec.share),
+            batch_size=None,
+            sampler=numbers,
+            num_workers=self.workers,
+            generator=torch.Generator(),
+        )
+        return iter(loader)
+
+    def _tell(self, recent: Sequence[Mapping[str, float]], seconds: float) -> None:
+        if self.report is None or self.group.rank:
+            return
+        # A part that counts in some steps only is averaged over those.
+        names = dict.fromkeys(name for parts in recent for name in parts)
+        means = {name: float(np.mean([parts[name] for parts in recent if name in parts])) for name in names}
+        means["per_second"] = len(recent) * self.spec.batch / seconds
+        self.report(Report(step=self.step, steps=self.spec.steps, scalars=means))
 
     def save(self) -> None:
-        """Write the averaged weights, and the whole state for resuming."""
+        """Write the averaged weights, and the whole state for resuming; the best weights so far, if they are validated."""
         self.out.mkdir(parents=True, exist_ok=True)
         save_file(self.average.state, self.out / f"step-{self.step:06d}.safetensors")
+        if self.validate is not None:
+            scores = self.validate(self.average.state)
+            if self.report is not None:
+                self.report(Report(step=self.step, steps=self.spec.steps, scalars=scores))
+            if (score := next(iter(scores.values()))) > self.best:
+                self.best = score
+                save_file(self.average.state, self.out / BEST_FILE)
         state = {
             "step": self.step,
+            "best": self.best,
             "model": self.model.state_dict(),
+            "ranges": ranges(self.model),
             "average": self.average.state,
             "optimizer": self.optimizer.state_dict(),
         }
@@ -223,9 +339,11 @@ class Training:
     def _resume(self) -> None:
         file = self.out / STATE_FILE
         try:
-            state = torch.load(file, weights_only=True)
-            self.step = state["step"]
+            state = torch.load(file, weights_only=True, map_location=self.group.device)
+            self.step, self.best = state["step"], state["best"]
             self.model.load_state_dict(state["model"])
+            for name, value in ranges(self.model).items():
+                value.copy_(state["ranges"][name])
             self.average.state = state["average"]
             self.optimizer.load_state_dict(state["optimizer"])
         except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, pickle.UnpicklingError) as error:
@@ -237,95 +355,12 @@ class Training:
             )
 
 
-def average_gradients(model: torch.nn.Module) -> None:
-    """Replace every gradient by its mean over the processes."""
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    distributed.all_reduce(flat)
-    flat /= distributed.get_world_size()
-    for gradient, mean in zip(gradients, torch.split(flat, [gradient.numel() for gradient in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
+def _norms(model: nn.Module) -> list[_BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
-def prepare(rank: int, spec: TrainSpec, build: Callable[[], DCFG], cache: Path, out: Path) -> Training:
-    """The part of process ``rank``: the model as built from the seed, pairs of the frame store in ``cache``."""
-    torch.manual_seed(spec.seed)
-    model = build()
-    pairs = Pairs(FrameStore(cache), PairSpec(), model.crop, seed=spec.seed, held_out=HELD_OUT)
-    return Training(spec, model, pairs, out, rank)
-
-
-def work(rank: int, spec: TrainSpec, build: Callable[[], DCFG], cache: Path, out: Path) -> None:
-    """Run process ``rank``; arguments as in :func:`prepare`."""
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    if spec.processes > 1:
-        meeting = (out / MEETING_FILE).resolve().as_uri()
-        distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=spec.processes)
-    prepare(rank, spec, build, cache, out).run()
-    if spec.processes > 1:
-        distributed.destroy_process_group()
-
-
-def train(spec: TrainSpec, build: Callable[[], DCFG], *, data: Path, cache: Path, out: Path) -> Path:
-    """The file of the averaged weights after the last step.
-
-    Args:
-        spec: how long and how fast.
-        build: makes the model; a function of a module, so that every process can call it.
-        data: folder of the training sets; read only if the cache is empty.
-        cache: folder of the frame store, filled if it is empty.
-        out: folder of the checkpoints; an interrupted run in it is resumed (see :class:`Training`).
-
-    Raises:
-        InputError: a set, the cache or the state to resume from is missing or damaged.
-    """
-    if not (cache / INDEX_FILE).is_file():
-        write_store(cache, read_all(data))
-    # What is wrong with the cache or the state is said here in one line; from a process it would come as a traceback.
-    prepare(0, spec, build, cache, out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / MEETING_FILE).unlink(missing_ok=True)
-    if spec.processes > 1:
-        spawn(work, (spec, build, cache, out), nprocs=spec.processes)  # type: ignore[no-untyped-call]
-    else:
-        work(0, spec, build, cache, out)
-    return out / f"step-{spec.steps:06d}.safetensors"
-
-
-def _parser() -> argparse.ArgumentParser:
-    defaults = TrainSpec()
-    parser = argparse.ArgumentParser(
-        prog="python -m trackctl.training.loop",
-        description="Train the default tracker. The same command again resumes an interrupted run.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    folders = parser.add_argument_group("folders")
-    for name, text in (
-        ("--data", "training sets; read only while the cache is empty"),
-        ("--cache", "decoded frames, about 3 GB, made on the first run"),
-        ("--out", "checkpoints, the last of which is the result"),
-    ):
-        folders.add_argument(name, type=Path, required=True, default=argparse.SUPPRESS, help=text)
-    parser.add_argument("--steps", type=int, default=defaults.steps, help="optimiser steps; may differ when resuming")
-    parser.add_argument("--batch", type=int, default=defaults.batch, help="pairs per step over all processes")
-    parser.add_argument("--processes", type=int, default=defaults.processes, help="one per core")
-    parser.add_argument("--rate", type=float, default=defaults.rate, help="highest learning rate")
-    parser.add_argument("--seed", type=int, default=defaults.seed, help="of the weights, pairs and sampled anchors")
-    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=defaults.bf16, help="bfloat16 convolutions")
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Train the default tracker from the command line; a TrackctlError is one line on stderr and exit code 2."""
-    options = vars(_parser().parse_args(arguments))
-    data, cache, out = options.pop("data"), options.pop("cache"), options.pop("out")
-    try:
-        print(train(TrainSpec(**options), dcfg_edge, data=data, cache=cache, out=out))
-    except TrackctlError as error:
-        print(f"trackctl: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()
+def _statistics(model: nn.Module) -> list[Tensor]:
+    """What a forward pass changes: running statistics of batch normalisation, and ranges of activations."""
+    norms = [norm for norm in _norms(model) if norm.training and norm.track_running_stats]
+    running = [value for norm in norms for value in (cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var))]
+    return running + [conv.peak for conv in model.modules() if isinstance(conv, FakeQuantConv2d) and conv.training]

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from trackctl.runtime.confidence import ConfidenceSpec
 from trackctl.runtime.contract import BLANK_CONTRAST
 from trackctl.runtime.geometry import CropSpec
 from trackctl.training.decode import AnchorDecode, PointDecode
@@ -27,13 +28,19 @@ class TrackerModel(nn.Module):
         memory_names: names of the tensors that ``template`` returns, in order.
         kept_names: tensors that ``refresh`` takes back when the template is updated; none if it never is.
         channels: channels of the patches.
+        confidence: thresholds of the tracking status.
+        contrast_planes: one channel per camera, by whose contrast a patch that shows nothing is known.
+        float32_parts: attributes that stay float32 when the Core computes in float16.
     """
 
     crop: CropSpec
     decode: AnchorDecode | PointDecode
+    confidence: ConfidenceSpec = ConfidenceSpec()
     memory_names: tuple[str, ...]
     kept_names: tuple[str, ...] = ()
     channels: int = 3
+    contrast_planes: tuple[int, ...] = (0,)
+    float32_parts: tuple[str, ...] = ("decode",)
 
     @abstractmethod
     def template(self, patch: Tensor) -> tuple[Tensor, ...]:
@@ -93,17 +100,23 @@ class SearchGraph(nn.Module):
         cls, loc = self.model.search(search.to(dtype), [tensor.to(dtype) for tensor in memory])
         cls, loc = cls.float(), loc.float()
         moved, score, psr, second = self.model.decode(cls, loc, state)
-        contrast = patch_contrast(search)
+        contrast = patch_contrast(search, self.model.contrast_planes)
         blank = contrast <= BLANK_CONTRAST
         seen = (~blank).to(torch.float32)
         next_state = torch.where(blank, state, moved)
         return next_state, score * seen, torch.cat((psr * seen, second * seen, contrast), dim=1), cls, loc
 
 
-def patch_contrast(patch: Tensor) -> Tensor:
-    """Standard deviation (B, 1) in grey levels of every fourth pixel of the first channel."""
-    sample = patch[:, 0, ::4, ::4].flatten(1)
+def plane_contrast(patch: Tensor, plane: int) -> Tensor:
+    """Standard deviation (B, 1) in grey levels of every fourth pixel of a channel."""
+    sample = patch[:, plane, ::4, ::4].flatten(1)
     return torch.sqrt((sample - sample.mean(dim=1, keepdim=True)).square().mean(dim=1, keepdim=True))
+
+
+def patch_contrast(patch: Tensor, planes: Sequence[int] = (0,)) -> Tensor:
+    """The highest contrast (B, 1) of these channels, grey levels: a pair is blank if both of its cameras are."""
+    contrasts = [plane_contrast(patch, plane) for plane in planes]
+    return contrasts[0] if len(contrasts) == 1 else torch.cat(contrasts, dim=1).amax(dim=1, keepdim=True)
 
 
 def core_dtype(model: TrackerModel) -> torch.dtype:

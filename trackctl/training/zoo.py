@@ -11,7 +11,10 @@ from pathlib import Path
 import torch
 
 from trackctl.runtime.errors import InputError, WeightsError
+from trackctl.training.bcrnet import bcrnet_edge, bcrnet_r50
+from trackctl.training.dcffnet import dcffnet, dcffnet_baseline, dcffnet_cf1, dcffnet_cf2
 from trackctl.training.dcfg import dcfg_edge, dcfg_r50
+from trackctl.training.dfat import dfat_edge, dfat_lrr_edge, dfat_lrr_r50, dfat_r50
 from trackctl.training.model import TrackerModel
 from trackctl.training.nanotrack import nanotrack_v1, nanotrack_v2, nanotrack_v3
 from trackctl.training.siamrpn import siamrpn_r50
@@ -53,6 +56,17 @@ _nanotrack = partial(
 )
 _DCFG = "Diverse cross-channel fine-grained feature learning and progressive fusion for TIR tracking"
 _TRAINED_HERE = "none are published: bring your own .safetensors"
+_dcffnet = partial(
+    ModelEntry,
+    source="Staged depthwise correlation and feature fusion for Siamese object tracking",
+    weights_from=_TRAINED_HERE,
+)
+_bcrnet = partial(
+    ModelEntry,
+    source="BCR-Net: band and context refinement network for hyperspectral object tracking",
+    weights_from=_TRAINED_HERE,
+)
+_dfat = partial(ModelEntry, source="DFAT (winner of VOT2020-RGBT; Zhangyong Tang et al.) and LRRNet (Li et al., TPAMI 2023)")
 
 MODELS: dict[str, ModelEntry] = {
     "dcfg-edge": ModelEntry(
@@ -74,6 +88,39 @@ MODELS: dict[str, ModelEntry] = {
         description="SiamRPN++ as published: ResNet-50, three levels; the baseline of DCFG",
         source="SiamRPN++ (Li et al., CVPR 2019)",
         weights_from=_TRAINED_HERE,
+    ),
+    "dcffnet": _dcffnet(
+        build=dcffnet, description="DCFFNet as published: correlation at two stages of the backbone and at its end"
+    ),
+    "dcffnet-baseline": _dcffnet(build=dcffnet_baseline, description="the baseline of DCFFNet: correlation at the end alone"),
+    "dcffnet-cf1": _dcffnet(
+        build=dcffnet_cf1, description="the ablation of DCFFNet with correlation at the first stage and the end"
+    ),
+    "dcffnet-cf2": _dcffnet(
+        build=dcffnet_cf2, description="the ablation of DCFFNet with correlation at the second stage and the end"
+    ),
+    "bcrnet-edge": _bcrnet(build=bcrnet_edge, description="BCR-Net on the light backbone for 16 hyperspectral bands"),
+    "bcrnet-edge-25": _bcrnet(
+        build=partial(bcrnet_edge, bands=25), description="BCR-Net on the light backbone for 25 hyperspectral bands"
+    ),
+    "bcrnet-r50": _bcrnet(build=bcrnet_r50, description="BCR-Net as published, for 16 bands: ResNet-50, three levels"),
+    "dfat-edge": _dfat(
+        build=dfat_edge,
+        description="DFAT on the light backbone: registered visible and thermal pairs, fused at the decision",
+        weights="dfat-edge.safetensors",
+        weights_from="shipped with the package, Apache-2.0",
+    ),
+    "dfat-lrr-edge": _dfat(
+        build=dfat_lrr_edge,
+        description="dfat-edge and a third branch of features fused by a low-rank module",
+        weights="dfat-lrr-edge.safetensors",
+        weights_from="shipped with the package, Apache-2.0",
+    ),
+    "dfat-r50": _dfat(
+        build=dfat_r50, description="DFAT as published, without masks: ResNet-50, three levels", weights_from=_TRAINED_HERE
+    ),
+    "dfat-lrr-r50": _dfat(
+        build=dfat_lrr_r50, description="dfat-r50 and LRRNet's fused branch on each level", weights_from=_TRAINED_HERE
     ),
     "nanotrack-v1": _nanotrack(build=nanotrack_v1, description="NanoTrack V1, 0.29 M parameters"),
     "nanotrack-v2": _nanotrack(build=nanotrack_v2, description="NanoTrack V2, 0.33 M parameters; the network of cv2.TrackerNano"),

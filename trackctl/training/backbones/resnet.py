@@ -30,15 +30,18 @@ class Bottleneck(nn.Module):
     Args:
         inputs: input channels.
         width: channels of the 3x3; the output has four times as many.
-        stride: 1, or 2 without padding.
+        stride: 1, or 2 (without padding, unless ``padded``).
         dilation: of the 3x3.
         shortcut: kernel of the shortcut's convolution, 0 for the identity.
+        padded: pad although it strides.
     """
 
-    def __init__(self, inputs: int, width: int, *, stride: int = 1, dilation: int = 1, shortcut: int = 0) -> None:
+    def __init__(
+        self, inputs: int, width: int, *, stride: int = 1, dilation: int = 1, shortcut: int = 0, padded: bool = False
+    ) -> None:
         super().__init__()
         outputs = width * EXPANSION
-        padding = dilation if stride == 1 else 0
+        padding = dilation if stride == 1 or padded else 0
         self.reduce = conv_bn(inputs, width, 1)
         self.spatial = conv_bn(width, width, 3, stride=stride, padding=padding, dilation=dilation)
         self.expand = conv_bn(width, outputs, 1, relu=False)

@@ -25,6 +25,32 @@ def gradient(layout: str) -> np.ndarray:
     return np.broadcast_to(ramp, shape).astype(np.uint16 if layout == GRAY16 else np.uint8)
 
 
+BANDED = ("mosaic4c16u8", "mosaic5c25u16", "cube9u16")
+
+
+@pytest.mark.parametrize("own", [GRAY16, PAIR8])
+@pytest.mark.parametrize("wanted", [*BANDED, GRAY8])
+@pytest.mark.parametrize("between", BANDED)
+def test_bands_are_made_and_unmade(tmp_path, own, between, wanted):
+    path = tmp_path / "clip.npy"
+    np.save(path, gradient(own))
+    footage = Footage(source=NpyStack(path), box=Box(8.0, 6.0, 16.0, 12.0))
+    banded = conform(footage, FrameFormat(frame_hw=(120, 240), layout=between))
+    shown = conform(banded, FrameFormat(frame_hw=(60, 80), layout=wanted))
+    assert conform(shown, FrameFormat(frame_hw=(60, 80), layout=wanted)) is shown
+    frames = list(shown)
+    assert len(frames) == 2
+    for frame in frames:
+        assert frame.hw == (60, 80)
+        assert layout_of(frame.pixels, frame.sensor) == wanted
+        planes = [frame.pixels] if frame.sensor is None else frame.sensor.planes(frame.pixels)
+        rows = np.stack([plane[30].astype(float) for plane in planes])
+        assert (np.diff(rows, axis=1) >= 0).all()
+        assert rows[-1, -1] > 2 * rows[-1, 0]
+        assert (rows[0] < rows[-1]).all() or frame.sensor is None
+    assert shown.box == footage.box
+
+
 @pytest.mark.parametrize("own", LAYOUTS)
 @pytest.mark.parametrize("wanted", LAYOUTS)
 def test_every_layout_becomes_every_other(tmp_path, own, wanted):

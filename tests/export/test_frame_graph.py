@@ -14,10 +14,12 @@ from trackctl.runtime.contract import BOX, FILL, FRAME, STATE_OUT, TONE
 from trackctl.runtime.crop import frame_fill
 from trackctl.runtime.engine import FunctionEngine
 from trackctl.runtime.errors import InputError
-from trackctl.runtime.frame import BGR8, GRAY8, GRAY16, LAYOUTS, graph_frame
+from trackctl.runtime.frame import BGR8, GRAY8, GRAY16, graph_frame
 from trackctl.runtime.geometry import Box, CropSpec, iou
 from trackctl.runtime.tracker import Tracker
 
+# Pairs and bands need other patches: test_pair_graphs.py, test_band_frame_graph.py.
+LAYOUTS = (GRAY8, BGR8, GRAY16)
 HW = (96, 128)
 TARGET = Box(50.0, 30.0, 24.0, 18.0)
 FLOAT, UINT8 = onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8
@@ -104,7 +106,7 @@ def test_both_cuts_track_alike(graphs, frame_graphs, layout):
     }
     boxes = {}
     for cut, engines in cuts.items():
-        tracker = Tracker(*engines, crop=CropSpec(), cut=cut)
+        tracker = Tracker(*engines, crop=CropSpec())
         tracker.init(scene(layout), TARGET)
         boxes[cut] = [tracker.update(scene(layout, shift)).box for shift in (2, 4, 6)]
     assert iou(boxes["patch"], boxes["frame"]).min() > 0.97

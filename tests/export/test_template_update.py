@@ -58,7 +58,7 @@ def boxes(tracker: Tracker) -> np.ndarray:
 
 def believing(tracker: Tracker) -> Tracker:
     """With thresholds that call every frame of an untrained model TRACKING."""
-    tracker._confidence_spec = replace(tracker._confidence_spec, sure_score=0.0, lost_score=0.0, sure_psr=-1e9, rival=1e9)
+    tracker._confidence_spec = replace(tracker._confidence_spec, sure_score=0.0, lost_score=0.0, sure_psr=-1e9)
     return tracker
 
 

@@ -14,7 +14,14 @@ from trackctl.runtime.engines.tensorrt import build_engine
 from trackctl.training.engine import example_inputs
 from trackctl.training.zoo import MODELS
 
-FORM = FrameFormat(frame_hw=(512, 640))
+# What the cameras send, by the channels of a model's patches.
+FORMS = {
+    1: FrameFormat(frame_hw=(512, 640)),
+    3: FrameFormat(frame_hw=(512, 640)),
+    4: FrameFormat(frame_hw=(512, 640), layout="pair8"),
+    16: FrameFormat(frame_hw=(272, 512), layout="mosaic4c16u8"),
+    25: FrameFormat(frame_hw=(217, 409), layout="mosaic5c25u8"),
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,17 +36,17 @@ def all_graphs(name: str):
     feed = {key: tensor.numpy() for key, tensor in search.items()}
     feed["search"] = np.random.default_rng(0).uniform(0, 255, feed["search"].shape).astype(np.float32)
     single = export_patch_graph(model, "search")
-    yield from both_cuts("fp32", "search", single, model.crop)
-    yield from both_cuts("int8", "search", quantise(single, [feed], method="minmax"), model.crop)
-    yield from both_cuts("fp32", "template", export_patch_graph(model, "template"), model.crop)
+    yield from both_cuts("fp32", "search", single, model)
+    yield from both_cuts("int8", "search", quantise(single, [feed], method="minmax"), model)
+    yield from both_cuts("fp32", "template", export_patch_graph(model, "template"), model)
     half = half_core(model)
     for role in ("template", "search"):
-        yield from both_cuts("fp16", role, export_patch_graph(half, role), model.crop)
+        yield from both_cuts("fp16", role, export_patch_graph(half, role), model)
 
 
-def both_cuts(precision: str, role: str, graph, crop):
+def both_cuts(precision: str, role: str, graph, model):
     yield f"{precision}.{role}", graph
-    yield f"{precision}.{role}.frame", export_frame_graph(graph, role, crop, FORM)
+    yield f"{precision}.{role}.frame", export_frame_graph(graph, role, model.crop, FORMS[model.channels])
 
 
 @pytest.mark.slow

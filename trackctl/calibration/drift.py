@@ -21,7 +21,7 @@ from trackctl.runtime.contract import STATE_OUT, Array
 from trackctl.runtime.engine import Engine
 from trackctl.runtime.errors import InputError
 from trackctl.runtime.geometry import Box, CropSpec, Float64Array, boxes_array, iou
-from trackctl.runtime.tracker import Cut, Tracker
+from trackctl.runtime.tracker import Tracker
 
 
 class Engines(NamedTuple):
@@ -88,16 +88,14 @@ class _Steps:
     def search(self, feeds: Mapping[str, Array], reference: Mapping[str, Array]) -> None:
         candidate = self.candidate.run(feeds)
         self.compare(reference, candidate)
-        self.ious.append(float(iou(_box(reference[STATE_OUT]), _box(candidate[STATE_OUT]))[0]))
+        self.ious.append(step_iou(reference[STATE_OUT], candidate[STATE_OUT]))
 
     def compare(self, reference: Mapping[str, Array], candidate: Mapping[str, Array]) -> None:
         for name, tensor in reference.items():
             self.tensors.setdefault(name, Difference()).add(tensor, candidate[name])
 
 
-def measure_drift(
-    reference: Engines, candidate: Engines, footage: Footage, *, crop: CropSpec, channels: int = 3, cut: Cut = "patch"
-) -> Drift:
+def measure_drift(reference: Engines, candidate: Engines, footage: Footage, *, crop: CropSpec, channels: int = 3) -> Drift:
     """How far the candidate tracks from the reference through the footage.
 
     Args:
@@ -105,7 +103,6 @@ def measure_drift(
         footage: frames, first box and, for the AUC, the annotation.
         crop: crop constants.
         channels: channels of the patches.
-        cut: what the engines take.
 
     Raises:
         InputError: the footage has fewer than two frames.
@@ -117,8 +114,8 @@ def measure_drift(
         memories.append({name: tensor.copy() for name, tensor in outputs.items()})
 
     trackers = (
-        Tracker(Tap(reference.template, keep), Tap(reference.search, steps.search), crop=crop, channels=channels, cut=cut),
-        Tracker(Tap(candidate.template, keep), candidate.search, crop=crop, channels=channels, cut=cut),
+        Tracker(Tap(reference.template, keep), Tap(reference.search, steps.search), crop=crop, channels=channels),
+        Tracker(Tap(candidate.template, keep), candidate.search, crop=crop, channels=channels),
     )
     boxes: tuple[list[Box], list[Box]] = ([footage.box], [footage.box])
     for position, frame in enumerate(footage):
@@ -133,7 +130,7 @@ def measure_drift(
         raise InputError(f"{footage.name} has fewer than two frames, expected a clip to compare on: give a longer one")
     paths = [boxes_array(path) for path in boxes]
     overlap = iou(*paths)[1:]
-    aucs = [_success_auc(path, footage.truth_ltwh) for path in paths]
+    aucs = [success_auc(path, footage.truth_ltwh) for path in paths]
     return Drift(
         frames=len(overlap),
         tensors=steps.tensors,
@@ -146,6 +143,11 @@ def measure_drift(
     )
 
 
+def step_iou(reference: Array, candidate: Array) -> float:
+    """IoU, 0..1, of the boxes of two states (1, 6); 0 where one is not finite."""
+    return float(iou(_box(reference), _box(candidate))[0])
+
+
 def _box(state: Array) -> Float64Array:
     return _finite(boxes_array([Box.from_centre(*state[0, :4].tolist())]))
 
@@ -155,7 +157,8 @@ def _finite(boxes_ltwh: Float64Array) -> Float64Array:
     return np.where(np.isfinite(boxes_ltwh).all(axis=1, keepdims=True), boxes_ltwh, 0.0)
 
 
-def _success_auc(boxes_ltwh: Float64Array, truth_ltwh: Float64Array | None) -> float | None:
+def success_auc(boxes_ltwh: Float64Array, truth_ltwh: Float64Array | None) -> float | None:
+    """Success AUC, 0..1, of boxes (N, 4) against an annotation, over the frames that both have; None without one."""
     if truth_ltwh is None:
         return None
     known = min(len(boxes_ltwh), len(truth_ltwh))

@@ -7,13 +7,14 @@ depend on.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from trackctl.calibration.coverage import Coverage, situation
 from trackctl.calibration.footage import Footage
-from trackctl.runtime.contract import Array
+from trackctl.runtime.contract import QUALITY, QUALITY_OUT, SCORE, STATE_IN, Array
 from trackctl.runtime.engine import Engine, EngineContext
 from trackctl.runtime.errors import InputError
-from trackctl.runtime.geometry import CropSpec
+from trackctl.runtime.geometry import Box, CropSpec, Float64Array, boxes_array
 from trackctl.runtime.tracker import Tracker
 
 # Called after each run with the inputs that were not bound and with the outputs; neither may be kept without a copy.
@@ -51,54 +52,27 @@ class Tap(EngineContext):
         self._engine.close()
 
 
-@dataclass
-class EvenSample:
-    """An even sample of a stream of unknown length.
-
-    Every ``stride``-th item is kept; when more than ``limit`` are held, every second one is dropped and the stride doubles. So
-    the sample has between limit / 2 and limit items (all, if there are fewer), the same ones each time.
-
-    Attributes:
-        limit: most items held.
-        items: what is held, by position in the stream.
-    """
-
-    limit: int
-    items: dict[int, dict[str, Array]] = field(default_factory=dict)
-    _stride: int = 1
-    _count: int = 0
-
-    def __post_init__(self) -> None:
-        if self.limit < 1:
-            raise InputError(f"got {self.limit} calibration frames, expected 1 or more")
-
-    def add(self, item: Callable[[], dict[str, Array]]) -> None:
-        """Take the next item of the stream; it is only made if it is kept."""
-        if self._count % self._stride == 0:
-            self.items[self._count] = item()
-            if len(self.items) > self.limit:
-                self._stride *= 2
-                self.items = {position: held for position, held in self.items.items() if position % self._stride == 0}
-        self._count += 1
-
-
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """Inputs of a search patch graph.
+    """Inputs of a search patch graph, and where the tracker went.
 
     Attributes:
         source: name of the recording.
         frames: positions in the recording, from 0.
+        reasons: why each of these frames was chosen (:mod:`trackctl.calibration.coverage`).
         feeds: per frame all inputs of the graph.
+        boxes_ltwh: (N, 4) box of every frame of the recording, the given one first.
     """
 
     source: str
     frames: tuple[int, ...]
+    reasons: tuple[str, ...]
     feeds: tuple[dict[str, Array], ...]
+    boxes_ltwh: Float64Array
 
 
 def record(template: Engine, search: Engine, footage: Footage, *, crop: CropSpec, channels: int = 3, limit: int = 64) -> Recorded:
-    """An even sample of what the search graph meets while the tracker follows the target through the footage.
+    """What the search graph meets while the tracker follows the target through the footage, as few frames that cover it.
 
     Args:
         template, search: engines of the patch graphs; stay open.
@@ -110,20 +84,29 @@ def record(template: Engine, search: Engine, footage: Footage, *, crop: CropSpec
     Raises:
         InputError: the footage has fewer than two frames.
     """
-    sample = EvenSample(limit)
+    coverage = Coverage(limit)
+    boxes: list[Box] = []
 
-    def keep(feeds: Mapping[str, Array], _: Mapping[str, Array]) -> None:
-        sample.add(lambda: tap.bound | {name: tensor.copy() for name, tensor in feeds.items()})
+    def keep(feeds: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+        score = float(outputs[SCORE][0, 0])
+        contrast = float(outputs[QUALITY_OUT][0, QUALITY.index("contrast")])
+        labels = situation(feeds[STATE_IN], score=score, contrast=contrast, crop=crop)
+        coverage.add(len(boxes), labels, lambda: tap.bound | {name: tensor.copy() for name, tensor in feeds.items()})
 
     tap = Tap(search, keep)
     tracker = Tracker(template, tap, crop=crop, channels=channels)
-    for position, frame in enumerate(footage):
-        if position == 0:
+    for frame in footage:
+        if not boxes:
             tracker.init(frame, footage.box)
+            boxes.append(footage.box)
         else:
-            tracker.update(frame)
-    if not sample.items:
+            boxes.append(tracker.update(frame).box)
+    if not coverage.held:
         raise InputError(f"{footage.name} has fewer than two frames, expected a clip to calibrate on: give a longer one")
-    # The first search happens on the second frame.
-    frames = tuple(position + 1 for position in sample.items)
-    return Recorded(source=footage.name, frames=frames, feeds=tuple(sample.items.values()))
+    return Recorded(
+        source=footage.name,
+        frames=tuple(coverage.held),
+        reasons=coverage.reasons(),
+        feeds=tuple(held.feeds for held in coverage.held.values()),
+        boxes_ltwh=boxes_array(boxes),
+    )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from trackctl.export.graphs import Role, anonymous, export_module
 from trackctl.runtime.contract import BOX, FILL, FRAME, SEARCH_PATCH, STATE, STATE_IN, STATE_OUT, TEMPLATE_PATCH, TONE
 from trackctl.runtime.errors import InputError
-from trackctl.runtime.frame import CHANNELS, GRAY8, GRAY16, LAYOUTS, graph_frame_spec
+from trackctl.runtime.frame import GRAY8, LAYOUTS, BandLayout, channels_of, graph_frame_spec, is_toned
 from trackctl.runtime.geometry import CropSpec
 from trackctl.training.crop import GraphCrop, box_state, frame_planes
 
@@ -29,7 +29,7 @@ class FrameFormat:
     """The frames of one camera mode.
 
     Attributes:
-        frame_hw: height and width, px.
+        frame_hw: height and width, px; of a mosaic those of its cells, in which boxes are given.
         layout: sensor layout (runtime/frame.py).
     """
 
@@ -44,12 +44,14 @@ class FrameFormat:
             InputError: it is written otherwise.
         """
         match = re.fullmatch(r"([1-9][0-9]*)x([1-9][0-9]*)(?::(.+))?", text)
-        if match is None or (match[3] or GRAY8) not in LAYOUTS:
+        layout = GRAY8 if match is None else match[3] or GRAY8
+        if match is None or not (layout in LAYOUTS or BandLayout.parse(layout)):
             raise InputError(
                 f"got the frame format {text!r}, expected WIDTHxHEIGHT or WIDTHxHEIGHT:layout with one of {', '.join(LAYOUTS)}, "
+                "mosaic4c16u8 and its like (pattern, bands, bits), cube31u16 and its like, "
                 "such as 640x512:gray8"
             )
-        return cls(frame_hw=(int(match[2]), int(match[1])), layout=match[3] or GRAY8)
+        return cls(frame_hw=(int(match[2]), int(match[1])), layout=layout)
 
     def __str__(self) -> str:
         return f"{self.frame_hw[1]}x{self.frame_hw[0]}:{self.layout}"
@@ -86,6 +88,12 @@ class SearchCrop(nn.Module):
         return patch
 
 
+def example_tone(layout: str) -> dict[str, Tensor]:
+    """The tone input (1, 2 C) of a layout's frame graph, counts 0 and 255; none if it has none."""
+    channels = channels_of(layout)
+    return {TONE: torch.tensor([[0.0] * channels + [255.0] * channels])} if is_toned(layout) else {}
+
+
 def export_frame_graph(patch_graph: onnx.ModelProto, role: Role, crop: CropSpec, frame: FrameFormat) -> onnx.ModelProto:
     """The checked frame graph of one role around its patch graph, which is not changed.
 
@@ -99,7 +107,7 @@ def export_frame_graph(patch_graph: onnx.ModelProto, role: Role, crop: CropSpec,
     channels = patch.type.tensor_type.shape.dim[1].dim_value
     spec = graph_frame_spec(frame.layout, frame.frame_hw)
     pixels = torch.zeros(spec.shape, dtype=torch.uint8)
-    tone = {TONE: torch.tensor([[0.0, 255.0]])} if frame.layout == GRAY16 else {}
+    tone = example_tone(frame.layout)
     if role == "template":
         inputs = {FRAME: pixels, BOX: torch.ones(1, 4), **tone}
         cropping = export_module(TemplateCrop(crop, frame, channels), inputs, (STATE_OUT, FILL, TEMPLATE_PATCH))
@@ -107,7 +115,7 @@ def export_frame_graph(patch_graph: onnx.ModelProto, role: Role, crop: CropSpec,
         inputs = {
             FRAME: pixels,
             STATE_IN: torch.ones(1, len(STATE)),
-            FILL: torch.zeros(1, CHANNELS[frame.layout]),
+            FILL: torch.zeros(1, channels_of(frame.layout)),
             **tone,
         }
         cropping = export_module(SearchCrop(crop, frame, channels), inputs, (SEARCH_PATCH,))

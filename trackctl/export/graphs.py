@@ -1,7 +1,7 @@
 """Patch graphs: a model's template and search functions as self-contained ONNX files.
 
-The graphs are static (batch 1), opset 18, IR 9, float32 at the border whatever the Core's precision, and byte for byte the same
-each time: nothing of the machine that wrote them stays inside.
+The graphs are static (batch 1, or one search for several targets), opset 18, IR 9, float32 at the border whatever the Core's
+precision, and byte for byte the same each time: nothing of the machine that wrote them stays inside.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import onnx
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from trackctl.training.engine import SEARCH_OUTPUTS, example_inputs
@@ -75,7 +76,7 @@ def _observed_pairs(model: TrackerModel) -> list[tuple[nn.Conv2d | None, nn.Batc
     return pairs
 
 
-def export_patch_graph(model: TrackerModel, role: Role) -> onnx.ModelProto:
+def export_patch_graph(model: TrackerModel, role: Role, *, targets: int = 1) -> onnx.ModelProto:
     """The checked ONNX graph of one role: Core and Decode, static shapes, weights inside.
 
     template: ``template`` [, ``rate``, previous...] -> memory [, kept...].
@@ -84,15 +85,24 @@ def export_patch_graph(model: TrackerModel, role: Role) -> onnx.ModelProto:
     Args:
         model: see :func:`fold_batch_norm` and :func:`trackctl.export.precision.half_core`; exported in evaluation mode.
         role: which of the two functions.
+        targets: batch of the search graph; every input has as many times the rows of one target's.
     """
-    template, search = example_inputs(model.eval())
+    with FakeTensorMode(allow_non_fake_inputs=True):  # shapes alone matter, and half precision is slow on a CPU
+        shown = example_inputs(model.eval())
+    template, search = ({name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in part.items()} for part in shown)
     if role == "template":
         return export_module(TemplateGraph(model), template, model.template_outputs)
-    return export_module(SearchGraph(model), search, SEARCH_OUTPUTS)
+    batched = {name: torch.cat([tensor] * targets) for name, tensor in search.items()}
+    return export_module(SearchGraph(model), batched, SEARCH_OUTPUTS)
 
 
-def export_module(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> onnx.ModelProto:
-    """The checked, anonymous ONNX graph of a module for inputs of exactly these names, shapes and dtypes."""
+def export_module(
+    module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], *, dynamic_shapes: Any = None
+) -> onnx.ModelProto:
+    """The checked, anonymous ONNX graph of a module for inputs of exactly these names, shapes and dtypes.
+
+    ``dynamic_shapes`` leaves axes open, as in ``torch.export``.
+    """
     with _quiet_exporter(), torch.inference_mode():
         program = torch.onnx.export(
             module.eval(),
@@ -102,6 +112,7 @@ def export_module(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequ
             dynamo=True,
             opset_version=OPSET,
             verbose=False,
+            dynamic_shapes=dynamic_shapes,
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing")

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 
 from trackctl import __version__
@@ -21,9 +23,10 @@ from trackctl.export.int8 import DEFAULT_METHOD, Method, quantise
 from trackctl.export.precision import half_core
 from trackctl.export.verify import Report, verify
 from trackctl.runtime.bundle import Bundle, GraphEntry, Manifest, frame_key, graph_entry, write_bundle
-from trackctl.runtime.contract import TensorSpec
+from trackctl.runtime.contract import Array, TensorSpec
+from trackctl.runtime.engines.engine_cache import build_into_cache
 from trackctl.runtime.engines.onnxruntime import OnnxRuntimeEngine
-from trackctl.runtime.engines.tensorrt import ADVICE, Built, build_engine, load_library
+from trackctl.runtime.engines.tensorrt import ADVICE, Built, load_library
 from trackctl.runtime.errors import EngineError, ExportError, InputError, WeightsError
 from trackctl.runtime.manifest import PRECISIONS, Precision
 from trackctl.training.model import TrackerModel
@@ -32,6 +35,8 @@ from trackctl.training.zoo import entry, load, weights_path
 
 DEFAULT_FRAMES = (FrameFormat(frame_hw=(512, 640)),)
 ROLES: tuple[Role, ...] = ("template", "search")
+# Said of weights that no file holds.
+INITIAL = "initial"
 
 # Told in one line what is being done.
 Progress = Callable[[str], None]
@@ -83,6 +88,7 @@ def export(
     engines: Sequence[str] = (),
     force: bool = False,
     gray: bool | None = None,
+    targets: int = 1,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Exported:
@@ -100,26 +106,19 @@ def export(
         force: write the bundle even if it fails its verification; so is one with initial weights, whose maps have no peak that a
             lower precision could keep.
         gray: whether patches have one channel (:func:`trackctl.export.gray.gray_model`); None takes what the zoo says.
+        targets: how many targets one search finds (:mod:`trackctl.runtime.multi`); more than one have no frame graphs.
         threads: CPU threads of ONNX Runtime while calibrating and verifying; None leaves the number to it.
         progress: told of each step.
 
     Raises:
-        InputError: no such model or precision, or int8 without calibration.
+        InputError: no such model or precision, int8 without calibration, or frame graphs for several targets.
         WeightsError: no weights or ones that do not fit.
         ExportError: the graphs do not track like the model.
         BundleError: the bundle cannot be written.
     """
     tell = progress or (lambda _: None)
-    untrained = weights is None and entry(name).weights is None
-    if untrained:
-        tell(f"building {name} with its initial weights")
-        model, origin = initial_model(name), {"weights": "initial"}
-    else:
-        path = weights_path(name, weights)
-        tell(f"loading {name} from {path.name}")
-        model, origin = load(name, path), {"weights": path.name, "weights_sha256": weights_sha256(path)}
-    if entry(name).gray if gray is None else gray:
-        model = gray_model(model)
+    model, origin = prepared_model(name, weights, gray=gray, progress=tell)
+    untrained = origin["weights"] == INITIAL
     exported = export_model(
         model,
         name,
@@ -130,11 +129,27 @@ def export(
         footage=footage,
         engines=engines,
         force=force or untrained,
+        targets=targets,
         threads=threads,
         provenance=origin,
         progress=tell,
     )
     return replace(exported, untrained=untrained)
+
+
+def prepared_model(
+    name: str, weights: Path | None = None, *, gray: bool | None = None, progress: Progress | None = None
+) -> tuple[TrackerModel, dict[str, str]]:
+    """The model of the zoo that is exported, and where its weights come from; arguments and errors as in :func:`export`."""
+    tell = progress or (lambda _: None)
+    if weights is None and entry(name).weights is None:
+        tell(f"building {name} with its initial weights")
+        model, origin = initial_model(name), {"weights": INITIAL}
+    else:
+        path = weights_path(name, weights)
+        tell(f"loading {name} from {path.name}")
+        model, origin = load(name, path), {"weights": path.name, "weights_sha256": weights_sha256(path)}
+    return (gray_model(model) if (entry(name).gray if gray is None else gray) else model), origin
 
 
 def model_of(bundle: Bundle, weights: Path | None = None) -> TrackerModel:
@@ -175,6 +190,7 @@ def export_model(
     footage: Footage | None = None,
     engines: Sequence[str] = (),
     force: bool = False,
+    targets: int = 1,
     threads: int | None = None,
     provenance: Mapping[str, str] | None = None,
     progress: Progress | None = None,
@@ -190,28 +206,78 @@ def export_model(
         raise InputError(f"got the precision {precision!r}, expected one of {', '.join(PRECISIONS)}")
     if precision == "int8" and calibration is None:
         raise InputError("got the precision int8 without a clip to calibrate on: give one that shows your camera's scenes")
+    if targets < 1 or (targets > 1 and frames):
+        raise InputError(
+            f"got {targets} targets and {len(frames)} frame formats, expected 1 target, or more without frame graphs"
+        )
     tell = progress or (lambda _: None)
     model = model.eval()
+    patch = patch_graphs(model, precision, tell, targets)
+    origin = dict(provenance or {})
+    if precision == "int8" and calibration is not None:
+        tell(f"calibrating on {calibration.footage.name}")
+        with tempfile.TemporaryDirectory() as folder:
+            single = patch if targets == 1 else patch_graphs(model, precision, tell)
+            recorded = _record(model, single, calibration, Path(folder), threads)
+        tell(f"quantising with the ranges of {len(recorded.feeds)} frames")
+        patch["search"] = quantise(patch["search"], _batches(recorded.feeds, targets), method=calibration.method)
+        origin |= {
+            "calibration": recorded.source,
+            "calibration_frames": " ".join(map(str, recorded.frames)),
+            "calibration_method": calibration.method,
+        }
+    return assemble(
+        model,
+        name,
+        patch,
+        out=out,
+        precision=precision,
+        frames=frames,
+        footage=footage,
+        engines=engines,
+        force=force,
+        threads=threads,
+        provenance=origin,
+        progress=tell,
+    )
+
+
+def assemble(
+    model: TrackerModel,
+    name: str,
+    patch: Mapping[Role, onnx.ModelProto],
+    *,
+    out: Path,
+    precision: Precision,
+    frames: Sequence[FrameFormat] = (),
+    footage: Footage | None = None,
+    engines: Sequence[str] = (),
+    force: bool = False,
+    threads: int | None = None,
+    provenance: Mapping[str, str] | None = None,
+    findings: Mapping[str, Any] | None = None,
+    picture: str | None = None,
+    progress: Progress | None = None,
+) -> Exported:
+    """The bundle of patch graphs that are lowered already; other arguments and errors as in :func:`export`.
+
+    Args:
+        model: that the graphs were made of, in float32 and evaluation mode.
+        patch: graph by role.
+        precision: of the graphs.
+        findings: more for the bundle's report.
+        picture: SVG text that goes with the report.
+    """
+    tell = progress or (lambda _: None)
     origin = {**(provenance or {}), **{package: version(package) for package in ("torch", "onnx")}, "trackctl": __version__}
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
-        patch = _patch_graphs(model, precision, tell)
-        if precision == "int8" and calibration is not None:
-            tell(f"calibrating on {calibration.footage.name}")
-            recorded = _record(model, patch, calibration, folder, threads)
-            tell(f"quantising with the ranges of {len(recorded.feeds)} frames")
-            patch["search"] = quantise(patch["search"], recorded.feeds, method=calibration.method)
-            origin |= {
-                "calibration": recorded.source,
-                "calibration_frames": " ".join(map(str, recorded.frames)),
-                "calibration_method": calibration.method,
-            }
-        entries: dict[str, GraphEntry] = {role: _save(graph, role, folder) for role, graph in patch.items()}
+        entries: dict[str, GraphEntry] = {role: save_graph(graph, role, folder) for role, graph in patch.items()}
         for form in frames:
             tell(f"adding the crop of {form} frames")
             for role in ROLES:
                 key = frame_key(role, form.frame_hw, form.layout)
-                entries[key] = _save(export_frame_graph(patch[role], role, model.crop, form), key, folder)
+                entries[key] = save_graph(export_frame_graph(patch[role], role, model.crop, form), key, folder)
         manifest = Manifest(
             system=name,
             precision=precision,
@@ -220,6 +286,7 @@ def export_model(
             decode=_decode_constants(model),
             memory=tuple(model.memory_names),
             graphs=entries,
+            confidence=asdict(model.confidence),
             provenance=origin,
         )
         report = None
@@ -229,8 +296,10 @@ def export_model(
                 raise ExportError(
                     f"{name} in {precision} does not track like its model: {'; '.join(report.failures)}: see --force"
                 )
-        target = out / f"{name}-{precision}.trk"
-        bundle = write_bundle(target, manifest, folder, None if report is None else report.to_json())
+        many = f"-x{manifest.targets}" if manifest.targets > 1 else ""
+        target = out / f"{name}-{precision}{many}.trk"
+        told = {**({} if report is None else report.to_json()), **(findings or {})}
+        bundle = write_bundle(target, manifest, folder, told or None, picture)
     built, advice = build_engines(bundle, engines, tell)
     return Exported(bundle=bundle, report=report, engines=built, advice=advice)
 
@@ -248,25 +317,25 @@ def build_engines(
     advice: list[str] = []
     for kind in kinds:
         try:
-            library = load_library(kind)
+            load_library(kind)
         except EngineError:
             advice.append(f"{kind} is not installed here, so its engines will be built on the device: {ADVICE[kind]}")
             continue
         for key in bundle.manifest.graphs:
             if progress is not None:
                 progress(f"building the {kind} engine of {key}")
-            path = bundle.engine_cache(key, kind, version=library.__version__)
-            built.append(build_engine(kind, bundle.graph_path(key), path))
+            built.append(build_into_cache(bundle, key, kind))
     return tuple(built), tuple(advice)
 
 
-def _patch_graphs(model: TrackerModel, precision: Precision, tell: Progress) -> dict[Role, onnx.ModelProto]:
+def patch_graphs(model: TrackerModel, precision: Precision, tell: Progress, targets: int = 1) -> dict[Role, onnx.ModelProto]:
+    """The patch graphs by role, in float16 for ``fp16`` and in float32 otherwise; the search graph for so many targets."""
     folded = fold_batch_norm(model)
     lowered = half_core(folded) if precision == "fp16" else folded
     graphs: dict[Role, onnx.ModelProto] = {}
     for role in ROLES:
         tell(f"exporting the {role} graph")
-        graphs[role] = export_patch_graph(lowered, role)
+        graphs[role] = export_patch_graph(lowered, role, targets=targets)
     return graphs
 
 
@@ -277,7 +346,7 @@ def _record(
     engines = []
     for role in ROLES:
         path = folder / f"float.{role}.onnx"
-        saved = _save(graphs[role], path.stem, folder)
+        saved = save_graph(graphs[role], path.stem, folder)
         engines.append(
             OnnxRuntimeEngine.open(
                 path, expected_inputs=saved.inputs, expected_outputs=saved.outputs, threads=threads, precision="fp32"
@@ -288,7 +357,15 @@ def _record(
         return record(template, search, calibration.footage, crop=model.crop, channels=model.channels, limit=calibration.limit)
 
 
-def _save(graph: onnx.ModelProto, key: str, folder: Path) -> GraphEntry:
+def _batches(feeds: Sequence[Mapping[str, Array]], targets: int) -> list[dict[str, Array]]:
+    """The feeds of one target as feeds of a search for several; the last are filled up from the first."""
+    count = -(-len(feeds) // targets)
+    turns = [[feeds[(start * targets + row) % len(feeds)] for row in range(targets)] for start in range(count)]
+    return [{name: np.concatenate([feed[name] for feed in turn]) for name in turn[0]} for turn in turns]
+
+
+def save_graph(graph: onnx.ModelProto, key: str, folder: Path) -> GraphEntry:
+    """The manifest's entry of a graph, written to ``<folder>/<key>.onnx``."""
     path = folder / f"{key}.onnx"
     path.write_bytes(graph.SerializeToString(deterministic=True))
     return graph_entry(path, tensor_specs(graph.graph.input), tensor_specs(graph.graph.output))

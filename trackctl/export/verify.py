@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from trackctl.calibration.drift import Drift, Engines, measure_drift
 from trackctl.calibration.footage import Footage
 from trackctl.export.conform import conform
-from trackctl.export.frame_graph import FrameFormat, SearchCrop, TemplateCrop
+from trackctl.export.frame_graph import FrameFormat, SearchCrop, TemplateCrop, example_tone
 from trackctl.runtime.bundle import SEARCH, TEMPLATE, Bundle, frame_key
-from trackctl.runtime.contract import BOX, CLS, FILL, FRAME, LOC, STATE_IN, STATE_OUT, TEMPLATE_PATCH, TONE
+from trackctl.runtime.contract import BOX, CLS, FILL, FRAME, LOC, STATE_IN, STATE_OUT, TEMPLATE_PATCH
 from trackctl.runtime.engines.onnxruntime import OnnxRuntimeEngine
-from trackctl.runtime.frame import CHANNELS, GRAY16, graph_frame_spec
+from trackctl.runtime.frame import channels_of, graph_frame_spec, is_toned
 from trackctl.runtime.manifest import Precision
+from trackctl.runtime.multi import Batch
 from trackctl.training.engine import SEARCH_OUTPUTS, example_inputs, module_engine, torch_engines
 from trackctl.training.model import SearchGraph, TemplateGraph, TrackerModel
 
@@ -76,8 +77,8 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values, rounded to four digits; null for what is not finite."""
-        rounded: dict[str, Any] = _rounded(asdict(self))
-        return rounded
+        values: dict[str, Any] = rounded(asdict(self))
+        return values
 
 
 def verify(
@@ -119,7 +120,6 @@ def verify(
                 shown,
                 crop=manifest.crop,
                 channels=manifest.channels,
-                cut="patch" if form is None else "frame",
             )
     judged = (*manifest.memory, CLS, LOC)
     failures = tuple(failure for name, drift in cuts.items() for failure in _failures(name, drift, manifest.precision, judged))
@@ -159,7 +159,8 @@ def _opened(bundle: Bundle, form: FrameFormat | None, threads: int | None) -> It
         )
     )
     try:
-        yield engines
+        # Of a search for several targets the last one is compared: a row that took another's inputs would show.
+        yield engines if bundle.manifest.targets == 1 else Engines(engines.template, Batch(engines.search).slots[-1])
     finally:
         for engine in engines:
             engine.close()
@@ -172,7 +173,7 @@ class _TemplateFrameGraph(nn.Module):
         super().__init__()
         self.cut, self.graph = TemplateCrop(model.crop, form, model.channels), TemplateGraph(model)
 
-        self.cropped = 3 if form.layout == GRAY16 else 2
+        self.cropped = 3 if is_toned(form.layout) else 2
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         state, fill, patch = self.cut(*inputs[: self.cropped])
@@ -185,7 +186,7 @@ class _SearchFrameGraph(nn.Module):
     def __init__(self, model: TrackerModel, form: FrameFormat) -> None:
         super().__init__()
         self.cut, self.graph = SearchCrop(model.crop, form, model.channels), SearchGraph(model)
-        self.cropped = 4 if form.layout == GRAY16 else 3
+        self.cropped = 4 if is_toned(form.layout) else 3
 
     def forward(self, frame: Tensor, state: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         crop_inputs = (frame, state, *rest)[: self.cropped]
@@ -197,8 +198,8 @@ def _torch_frame_engines(model: TrackerModel, form: FrameFormat) -> Engines:
     template, search = example_inputs(model.eval())
     update = {name: tensor for name, tensor in template.items() if name != TEMPLATE_PATCH}
     frame = torch.zeros(graph_frame_spec(form.layout, form.frame_hw).shape, dtype=torch.uint8)
-    tone = {TONE: torch.tensor([[0.0, 255.0]])} if form.layout == GRAY16 else {}
-    fill = torch.zeros(1, CHANNELS[form.layout])
+    tone = example_tone(form.layout)
+    fill = torch.zeros(1, channels_of(form.layout))
     memory = {name: search[name] for name in model.memory_names}
     template_inputs = {FRAME: frame, BOX: torch.tensor([[8.0, 8.0, 16.0, 16.0]]), **tone, **update}
     search_inputs = {FRAME: frame, STATE_IN: search[STATE_IN], FILL: fill, **tone, **memory}
@@ -209,11 +210,12 @@ def _torch_frame_engines(model: TrackerModel, form: FrameFormat) -> Engines:
     )
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """JSON values rounded to four digits; null for what is not finite."""
     if isinstance(value, float):
         return float(f"{value:.4g}") if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _rounded(inner) for key, inner in value.items()}
+        return {key: rounded(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_rounded(inner) for inner in value]
+        return [rounded(inner) for inner in value]
     return value

@@ -1,8 +1,14 @@
 """The command line: the only room that prints. Heavy imports stay inside the commands.
 
+bands.py      bands
+calibrate.py  calibrate
+rig.py        rig
 export.py     export, verify, models
 track.py      track, profile, doctor
 evaluate.py   eval, compare, serve-trax
+train.py      train
+tune.py       tune
+fuse.py       fuse, export-fusion
 """
 
 from __future__ import annotations
@@ -49,4 +55,4 @@ def _root(
 
 
 # The modules below add their commands to the application above.
-from trackctl.cli import evaluate, export, track  # noqa: E402, F401
+from trackctl.cli import bands, calibrate, evaluate, export, fuse, rig, track, train, tune  # noqa: E402, F401

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,9 +28,15 @@ def export(
     weights: Annotated[Path | None, typer.Option(help=".safetensors of ours, or .npz with the authors' keys")] = None,
     out: Annotated[Path, typer.Option(help="folder for the bundle")] = Path("out"),
     frame: Annotated[
-        list[str], typer.Option(help="make frame graphs for WIDTHxHEIGHT[:gray8|bgr8|gray16]; may be repeated")
+        list[str], typer.Option(help="make frame graphs for WIDTHxHEIGHT[:gray8|bgr8|gray16|pair8]; may be repeated")
     ] = DEFAULT_FRAMES,
-    calibration: Annotated[str, typer.Option(help="clip to verify on, and to take the ranges of int8 from")] = "synth:",
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            help="clip to verify on, and to take the ranges of int8 from",
+            show_default="synth:, for pairs synth:pair, for bands synth:hsi",
+        ),
+    ] = None,
     init: InitOption = None,
     frames: Annotated[int, typer.Option("--frames", min=2, help="most frames of that clip to use")] = 100,
     tensorrt: Annotated[bool, typer.Option("--tensorrt/--no-tensorrt", help="also build TensorRT engines where possible")] = True,
@@ -39,6 +46,7 @@ def export(
             "--gray/--colour", help="patches of one channel, faster; colour frames become gray", show_default="as trained"
         ),
     ] = None,
+    targets: Annotated[int, typer.Option(min=1, help="targets that one search finds; several have no frame graphs")] = 1,
     force: Annotated[bool, typer.Option("--force", help="write the bundle even if it fails its verification")] = False,
 ) -> None:
     """Split a model into graphs, lower its precision, prove it against PyTorch and write a bundle."""
@@ -46,10 +54,18 @@ def export(
     from trackctl.export.pipeline import Calibration
     from trackctl.export.pipeline import export as run
     from trackctl.runtime.engines.tensorrt import ADVICE, installed_kinds
+    from trackctl.runtime.frame import CHANNELS, PAIR8
+    from trackctl.runtime.sensor import LEAST_BANDS
     from trackctl.runtime.sources import open_source
-    from trackctl.training.zoo import DEFAULT_MODEL
+    from trackctl.training.zoo import DEFAULT_MODEL, build
 
-    formats = [FrameFormat.parse(text) for text in frame]
+    channels = build(model or DEFAULT_MODEL).channels
+    calibration = calibration or _rendered(channels)
+    formats = [FrameFormat.parse(text) for text in frame] if targets == 1 or frame != DEFAULT_FRAMES else []
+    if frame == DEFAULT_FRAMES and channels >= LEAST_BANDS:
+        formats = []  # nobody but the user knows the camera's mosaic
+    if frame == DEFAULT_FRAMES and channels == CHANNELS[PAIR8]:
+        formats = [replace(form, layout=PAIR8) for form in formats]
     with open_source(calibration) as clip, spinner() as tell:
         footage = _footage(clip, init, frames)
         exported = run(
@@ -63,6 +79,7 @@ def export(
             engines=installed_kinds() if tensorrt else (),
             force=force,
             gray=gray,
+            targets=targets,
             progress=tell,
         )
     if exported.report is not None:
@@ -81,7 +98,10 @@ def export(
 @app.command()
 def verify(
     bundle: BundleArgument,
-    source: Annotated[str, typer.Option("--source", help="clip to compare on; synth: renders one")] = "synth:",
+    source: Annotated[
+        str | None,
+        typer.Option("--source", help="clip to compare on", show_default="synth:, for pairs synth:pair, for bands synth:hsi"),
+    ] = None,
     init: InitOption = None,
     weights: Annotated[
         Path | None, typer.Option(help="the weights the bundle was exported from, if not the shipped ones")
@@ -96,7 +116,7 @@ def verify(
 
     opened = Bundle.open(bundle)
     model = model_of(opened, weights)
-    with open_source(source) as clip, spinner() as tell:
+    with open_source(source or _rendered(opened.manifest.channels)) as clip, spinner() as tell:
         footage = _footage(clip, init, frames)
         report = run(opened, model, footage, progress=tell)
     _print_report(report)
@@ -116,6 +136,16 @@ def models() -> None:
         label = f"{name} (default)" if name == DEFAULT_MODEL else name
         table.add_row(label, entry.description, entry.weights_from)
     stdout_console().print(table)
+
+
+def _rendered(channels: int) -> str:
+    """The rendered clip for patches of so many channels."""
+    from trackctl.runtime.frame import CHANNELS, PAIR8
+    from trackctl.runtime.sensor import LEAST_BANDS
+
+    if channels >= LEAST_BANDS:
+        return f"synth:hsi?bands={channels}"
+    return "synth:pair" if channels == CHANNELS[PAIR8] else "synth:"
 
 
 def _footage(clip: Source, init: str | None, frames: int) -> Footage:

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from trackctl.runtime.sources import Source
+    from trackctl.runtime.tracker import Tracker
 
 BundleArgument = Annotated[Path, typer.Argument(help="bundle folder, such as out/dcfg-edge-fp16.trk", show_default=False)]
 InitOption = Annotated[str | None, typer.Option("--init", help="first box: left,top,width,height in pixels")]
-RuntimeOption = Annotated[str, typer.Option("--runtime", help="auto (measured on this machine), openvino or onnxruntime")]
+RUNTIME_HELP = "auto (measured on this machine), openvino, onnxruntime; on an NVIDIA GPU tensorrt, tensorrt_rtx, onnxruntime_cuda"
+RuntimeOption = Annotated[str, typer.Option("--runtime", help=RUNTIME_HELP)]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads of the engine")]
 FramesOption = Annotated[int | None, typer.Option("--frames", min=2, help="stop after this many frames")]
 
@@ -48,6 +50,14 @@ def stdout_console() -> Console:
     from rich.console import Console
 
     return Console()
+
+
+def open_tracker(bundle: Path, runtime: str, threads: int | None) -> Tracker:
+    """The tracker of a bundle; a bar on stderr shows the building of an engine, which may take minutes."""
+    from trackctl.runtime.tracker import Tracker
+
+    with progress_bar("opening") as told:
+        return Tracker.open(bundle, engine=runtime, threads=threads, progress=told)
 
 
 @contextmanager

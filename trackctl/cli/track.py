@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trackctl.cli import app
-from trackctl.cli.screen import BundleArgument, FramesOption, InitOption, RuntimeOption, ThreadsOption, first_box, stdout_console
+from trackctl.cli.screen import (
+    BundleArgument,
+    FramesOption,
+    InitOption,
+    RuntimeOption,
+    ThreadsOption,
+    first_box,
+    open_tracker,
+    stdout_console,
+)
 from trackctl.runtime.geometry import Box
 
 if TYPE_CHECKING:
@@ -36,9 +45,8 @@ def track(
     from trackctl.runtime.sinks.jsonl import JsonLinesSink
     from trackctl.runtime.sinks.video import VideoSink
     from trackctl.runtime.sources import open_source
-    from trackctl.runtime.tracker import Tracker
 
-    with open_source(source) as clip, Tracker.open(bundle, engine=runtime, threads=threads) as tracker:
+    with open_source(source) as clip, open_tracker(bundle, runtime, threads) as tracker:
         box = first_box(clip, init)
         sinks: list[Sink] = []
         if jsonl is not None:
@@ -64,9 +72,8 @@ def profile(
 ) -> None:
     """Measure every stage of a bundle on this machine: p50, p95, p99 and frames per second."""
     from trackctl.runtime.sources import open_source
-    from trackctl.runtime.tracker import Tracker
 
-    with open_source(source) as clip, Tracker.open(bundle, engine=runtime, threads=threads) as tracker:
+    with open_source(source) as clip, open_tracker(bundle, runtime, threads) as tracker:
         summary = _run(clip, tracker, first_box(clip, init), [], frames, quiet=as_json)
         if as_json:
             report = {"bundle": bundle.name, "engine": tracker.engine_name, "source": clip.name, **asdict(summary)}

@@ -20,7 +20,7 @@ from trackctl.training.backbones.edge import EdgeBackbone
 from trackctl.training.bcrnet import BCRNet
 from trackctl.training.bimm import BandGroups
 from trackctl.training.engine import SEARCH_OUTPUTS, example_inputs
-from trackctl.training.model import SearchGraph, TemplateGraph
+from trackctl.training.model import SearchGraph, TemplateGraph, patch_contrast
 
 STATE = np.array([[320.0, 256.0, 60.0, 40.0, 640.0, 512.0]], dtype=np.float32)
 # What engines cannot have in a static graph, or can have only at the cost of speed.
@@ -133,6 +133,22 @@ def test_the_graphs_compute_what_the_model_computes(model, graphs):
     selected = got["band_select"].argmax(axis=1)
     assert selected.tolist() != sorted(selected.tolist()), "the bands are in their order: nothing was sorted"
     assert np.ptp(got["branch_weight"]) > 1e-3
+
+
+def test_a_patch_is_blank_only_if_every_band_is(model, graphs):
+    feeds = {"template": patch(16, 127), "search": patch(16, 255, seed=1), "state": STATE, RATE: np.ones((1, 1), np.float32)}
+    first, _ = example_inputs(model)
+    feeds = {name: tensor.numpy() for name, tensor in first.items()} | feeds
+    feeds |= run(graphs["template"], feeds)
+    for shown in (16, 15, 1, 0):
+        feeds["search"][:, : 16 - shown] = 7.0
+        found = run(graphs["search"], feeds)
+        highest = feeds["search"][0, :, ::4, ::4].reshape(16, -1).std(axis=1).max()
+        assert found["quality"][0, 2] == pytest.approx(highest, rel=1e-4, abs=1e-4)
+        eager = patch_contrast(torch.from_numpy(feeds["search"]), model.contrast_planes)
+        assert eager.item() == pytest.approx(highest, rel=1e-4, abs=1e-4)
+        assert (found["score"].item() > 0.0) == (shown > 0)
+        assert np.array_equal(found["next_state"], STATE) == (shown == 0)
 
 
 class Ranking(nn.Module):

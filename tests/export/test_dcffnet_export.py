@@ -45,7 +45,8 @@ def element_types(graph: onnx.GraphProto) -> dict[str, int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "precision"), [*((name, "fp32") for name in VARIANTS), ("dcffnet", "fp16"), ("dcffnet-cf1", "fp16"), ("dcffnet", "int8")]
+    ("name", "precision"),
+    [*((name, "fp32") for name in VARIANTS), ("dcffnet", "fp16"), ("dcffnet-cf1", "fp16"), ("dcffnet", "int8")],
 )
 def test_every_variant_is_exported_with_what_it_needs_and_computes_what_the_model_computes(name, precision, clip, tmp_path):
     calibration = Calibration(footage=clip, limit=2) if precision == "int8" else None

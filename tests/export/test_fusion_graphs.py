@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from trackctl.export.fusion import TILE_PX, even_tile, export_frame_fusion, export_tile_fusion, halo_px, write_fusion
 from trackctl.export.lean_fusion import LeanFusion
-from trackctl.runtime.errors import InputError
+from trackctl.runtime.engines.tensorrt import build_engine
+from trackctl.runtime.errors import EngineError, InputError
 from trackctl.runtime.fusion import Fuser, tile_spans
 from trackctl.runtime.fusion_bundle import FUSED, IR, ROWS, VI, FusionBundle
 from trackctl.training.lrrnet import LRRNet
@@ -123,6 +124,25 @@ def test_even_tiles_are_small_and_waste_little(height: int, width: int) -> None:
     counts = [len(list(tile_spans(size, side, 11))) for size, side in zip((height, width), tile, strict=True)]
     if min(height, width) >= 200:
         assert counts[0] * counts[1] * tile[0] * tile[1] < 1.5 * height * width
+
+
+def build(hw: tuple[int, int], precision: str, workspace_mib: int, folder: Path, **options: object) -> int:
+    """Size of the engine of whole pictures, bytes."""
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+    path = folder / "fusion.onnx"
+    path.write_bytes(export_frame_fusion(seeded(**options), hw, precision=precision).SerializeToString())
+    return build_engine("tensorrt_rtx", path, folder / "fusion.engine", workspace_mib=workspace_mib).size_bytes
+
+
+def test_a_workspace_that_is_too_small_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"OutOfMemory.*: give it a workspace of more than 8 MiB$"):
+        build((96, 128), "fp32", 8, tmp_path, blocks=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "workspace_mib"), [("fp32", 2048), ("fp16", 1024)])
+def test_whole_pictures_of_a_camera_are_built(tmp_path: Path, precision: str, workspace_mib: int) -> None:
+    assert build((512, 640), precision, workspace_mib, tmp_path) > 1_000_000
 
 
 def test_models_without_branches_have_no_tiles() -> None:

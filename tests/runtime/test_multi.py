@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,11 @@ from trackctl.runtime.contract import TensorSpec
 from trackctl.runtime.engine import FunctionEngine
 from trackctl.runtime.errors import FrameError, InputError
 from trackctl.runtime.geometry import CropSpec
+from trackctl.runtime.loop import track_targets
 from trackctl.runtime.multi import MultiTracker
+from trackctl.runtime.sinks import Sink
+from trackctl.runtime.sinks.jsonl import JsonLinesSink
+from trackctl.runtime.sources import open_source
 from trackctl.runtime.tracker import Tracker
 
 N = 3
@@ -109,6 +115,55 @@ def test_a_box_that_is_refused_takes_no_slot():
     with pytest.raises(InputError):
         many.add(frames(1)[0], (500.0, 500.0, 10.0, 10.0))
     assert many.targets == ()
+
+
+class Collected(Sink):
+    """Keeps what a sink that knows one target is given."""
+
+    def __init__(self) -> None:
+        self.boxes = []
+
+    def write(self, frame, result) -> None:
+        self.boxes.append((frame.index, result.box))
+
+
+def clip(tmp_path, count: int):
+    np.save(tmp_path / "clip.npy", np.array(frames(count)))
+    return open_source(str(tmp_path / "clip.npy"))
+
+
+def test_the_loop_plays_a_clip_for_several_targets(tmp_path):
+    seen, collected = [], Collected()
+    with clip(tmp_path, 5) as source:
+        lines = JsonLinesSink(tmp_path / "out.jsonl")
+        summary = track_targets(
+            source, tracker(), BOXES[:2], [lines, collected], on_frame=lambda frame, results: seen.append(sorted(results))
+        )
+    records = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(record["frame"], record["target"]) for record in records] == [(i, target) for i in range(5) for target in (0, 1)]
+    assert [record["box"] for record in records[:2]] == [list(box) for box in BOXES[:2]]
+    assert [(index, [round(float(value), 3) for value in box]) for index, box in collected.boxes] == [
+        (record["frame"], record["box"]) for record in records
+    ]
+    assert seen == [[0, 1]] * 5
+    assert (summary.frames, summary.targets) == (5, 2)
+    assert sum(summary.status_counts.values()) == 10
+    assert summary.mean_score == pytest.approx(0.9)
+    # Targets wait for each other: only the stages of the whole are told.
+    assert set(summary.stages) == {"read", "update", "sinks", "frame"}
+
+
+def test_the_loop_of_one_target_tells_its_stages(tmp_path):
+    with clip(tmp_path, 4) as source:
+        summary = track_targets(source, tracker(), BOXES[:1], max_frames=3)
+    assert (summary.frames, summary.targets) == (3, 1)
+    assert {"crop", "engine", "update"} <= set(summary.stages)
+
+
+@pytest.mark.parametrize(("boxes", "says"), [([], "got no first box"), (BOXES, "one more target than the 3")])
+def test_the_loop_refuses_too_few_and_too_many_boxes(tmp_path, boxes, says):
+    with clip(tmp_path, 2) as source, pytest.raises(InputError, match=says):
+        track_targets(source, tracker(), boxes)
 
 
 def test_both_engines_are_closed():

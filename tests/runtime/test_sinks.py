@@ -17,7 +17,7 @@ from trackctl.runtime.errors import FrameError, InputError
 from trackctl.runtime.frame import Frame
 from trackctl.runtime.geometry import Box
 from trackctl.runtime.sinks.jsonl import JsonLinesSink
-from trackctl.runtime.sinks.video import VideoSink, annotate
+from trackctl.runtime.sinks.video import VideoSink, annotate, annotate_targets
 from trackctl.runtime.tracker import Result
 
 COLOURS = {Status.TRACKING: (96, 230, 64), Status.UNCERTAIN: (0, 190, 255), Status.LOST: (80, 70, 255)}
@@ -69,6 +69,19 @@ def test_one_line_per_frame(tmp_path: Path) -> None:
     second = json.loads(lines[1])
     assert (second["frame"], second["status"], second["score"]) == (4, "LOST", 0.1)
     assert path.read_bytes().endswith(b"}\n")
+
+
+def test_one_line_per_frame_and_target(tmp_path: Path) -> None:
+    single, several = tmp_path / "single.jsonl", tmp_path / "several.jsonl"
+    results = {0: result_of(), 3: result_of(Box(1, 2, 3, 4), Status.LOST, 0.1)}
+    with JsonLinesSink(several) as sink:
+        sink.write_targets(frame_of(5), results)
+    with JsonLinesSink(single) as sink:
+        for result in results.values():
+            sink.write(frame_of(5), result)
+    lines, alone = ([json.loads(line) for line in path.read_text().splitlines()] for path in (several, single))
+    assert [(line["frame"], line.pop("target")) for line in lines] == [(5, 0), (5, 3)]
+    assert lines == alone
 
 
 def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
@@ -236,6 +249,56 @@ def test_line_width_grows_with_the_picture() -> None:
 def test_any_box_can_be_drawn(box: Box, status: Status) -> None:
     drawn = annotate(np.zeros((240, 320, 3), np.uint8), result_of(box, status), 0)
     assert drawn.shape[0] % 2 == drawn.shape[1] % 2 == 0
+
+
+def test_every_target_has_its_box_its_number_and_its_share_of_the_caption() -> None:
+    picture = np.full((480, 640, 3), 128, np.uint8)
+    boxes = {0: Box(100, 80, 60, 40), 7: Box(400, 300, 60, 40)}
+    results = {
+        0: result_of(boxes[0]),
+        7: result_of(boxes[7], Status.LOST),
+    }
+    drawn = annotate_targets(picture.copy(), results, 12)
+    for target, other in ((0, 7), (7, 0)):
+        alone = annotate_targets(picture.copy(), {target: results[target]}, 12)
+        box = boxes[target]
+        near = np.s_[int(box.top) - 40 : int(box.top) + 60, int(box.left) - 30 : int(box.left) + 90]
+        np.testing.assert_array_equal(drawn[near], alone[near])
+        colours = {tuple(pixel) for pixel in drawn[near].reshape(-1, 3).tolist()}
+        assert COLOURS[results[target].status] in colours
+        assert COLOURS[results[other].status] not in colours
+        # The number is over the box, and another target has another one.
+        label = np.s_[int(box.top) - 24 : int(box.top) - 4, int(box.left) - 2 : int(box.left) + 40]
+        renamed = annotate_targets(picture.copy(), {8: results[target]}, 12)
+        assert (drawn[label] != 128).any() and (drawn[label] != renamed[label]).any()
+    caption = drawn[480:].reshape(-1, 3).tolist()
+    assert list(COLOURS[Status.TRACKING]) in caption and list(COLOURS[Status.LOST]) in caption
+    assert list(COLOURS[Status.UNCERTAIN]) not in caption
+
+
+@pytest.mark.parametrize("left, top", [(-900, -900), (2, 2), (315, 2), (2, 235), (315, 235), (900, 900), (np.nan, 3)])
+def test_the_number_of_a_box_at_the_edge_is_in_the_picture(left: float, top: float) -> None:
+    picture = np.full((240, 320, 3), 128, np.uint8)
+    result = result_of(Box(left, top, 3, 3), Status.LOST)
+    inked = (annotate_targets(picture.copy(), {6: result}, 0) != annotate(picture.copy(), result, 0))[:240].any(axis=2)
+    if np.isnan(left):
+        assert not inked.any()
+    else:
+        assert inked.sum() > 30
+        assert not inked[[0, 1, -2, -1]].any() and not inked[:, [0, 1, -2, -1]].any()
+
+
+@pytest.mark.parametrize(
+    "pixels", [np.full((240, 320), 77, np.uint8), np.full((120, 160, 4), 77, np.uint8)], ids=["gray8", "pair8"]
+)
+def test_a_video_of_several_targets(tmp_path: Path, pixels: np.ndarray) -> None:
+    path = tmp_path / "out.avi"
+    with VideoSink(path, 25) as sink:
+        for index in range(3):
+            sink.write_targets(frame_of(index, pixels), {0: result_of(), 1: result_of(Box(20, 20, 30, 30), Status.LOST)})
+    shown = played(path)
+    assert len(shown) == 3
+    assert shown[0].shape[1] == (320 if pixels.ndim == 2 else 640)
 
 
 def test_an_error_leaves_a_readable_video(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from test_data import write_training_folder
 from test_training_loop import cache, one_thread, schedule, tiny  # noqa: F401
 
@@ -21,7 +22,7 @@ from trackctl.training.lrrnet_losses import VggFeatures
 from trackctl.training.processes import Group
 from trackctl.training.recipe import DataSpec, Recipe, ValidationSpec, load_recipe, recipe_names
 from trackctl.training.systems import build_system, take_backbone, trainable
-from trackctl.training.train import Job, assemble, train
+from trackctl.training.train import Job, assemble, lacking, train
 from trackctl.training.weights import save_weights
 
 SPEC = TrainSpec(schedule=schedule(3), batch=4, shares=2, fine_every=2, bf16=False, log_every=1)
@@ -203,7 +204,44 @@ def test_a_backbone_is_taken_over(tmp_path: Path) -> None:
         take_backbone(other, str(tmp_path / "none.safetensors"))
 
 
+def test_the_fused_branch_starts_from_weights_without_it(tmp_path: Path) -> None:
+    base = build_system("dfat-edge", seed=5)
+    save_weights(base, tmp_path / "base.safetensors", {})
+    job = Job(recipe=short("dfat-lrr-edge", 4), out=tmp_path, weights=tmp_path / "base.safetensors")
+    assert lacking(job) == ("fusion",)
+    model, fresh = assemble(job, Group()).kept, build_system("dfat-lrr-edge", job.recipe.training.seed).state_dict()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, fresh[name] if name.startswith("fusion.") else base.state_dict()[name]), name
+    # What the recipe leaves frozen must be in the file.
+    tensors = {name: value for name, value in load_file(tmp_path / "base.safetensors").items() if not name.startswith("rpn.")}
+    save_file(tensors, tmp_path / "headless.safetensors")
+    with pytest.raises(WeightsError, match=r"missing \(rpn\."):
+        lacking(replace(job, weights=tmp_path / "headless.safetensors"))
+    # Nor is anything dropped: the other way round does not fit.
+    save_weights(model, tmp_path / "fused.safetensors", {})
+    with pytest.raises(WeightsError, match=r"unknown \(fusion\."):
+        lacking(replace(job, recipe=short("dfat-edge", 4), weights=tmp_path / "fused.safetensors"))
+
+
 # The command
+
+
+def test_the_command_says_which_parts_of_the_weights_lack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_weights(build_system("dfat-edge", seed=5), tmp_path / "base.safetensors", {})
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(
+        'system = "dfat-lrr-edge"\n[training]\nbatch = 2\n[training.schedule]\nphases = [{ steps = 1, rate = 1e-3 }]\n'
+        '[data]\nmodality = "rgbt"\nrendered = 1.0\n'
+    )
+    arguments = ["trackctl", "train", recipe, "--out", tmp_path / "out", "--weights", tmp_path / "base.safetensors"]
+    monkeypatch.setattr("sys.argv", list(map(str, arguments)))
+    with pytest.raises(SystemExit) as ended:
+        main()
+    _, err = capsys.readouterr()
+    assert not ended.value.code, err
+    assert err.splitlines()[0] == "note: base.safetensors has no fusion: trained from the seed 0"
 
 
 def test_the_command_trains_from_folder_to_weights(

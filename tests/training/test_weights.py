@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import nn
 
 from trackctl.runtime.errors import WeightsError
 from trackctl.training import zoo
-from trackctl.training.weights import load_weights, save_weights, weights_sha256
+from trackctl.training.weights import load_weights, save_weights, start_from, weights_sha256
 
 
 class Small(nn.Module):
@@ -101,6 +102,43 @@ def test_half_precision_weights_are_loaded(tmp_path: Path) -> None:
     model = Small(2)
     load_weights(model, path)
     assert_same(model, Small(1).half().float())
+
+
+# To start a training from
+
+
+def test_whole_modules_that_train_may_lack(tmp_path: Path) -> None:
+    given = arrays_of(Small(1))
+    path = saved_npz(tmp_path / "w.npz", {key: array for key, array in given.items() if key.startswith("conv.")})
+    model, before = Small(2), arrays_of(Small(2))
+    assert start_from(model, path) == ("norm",)
+    for key, array in arrays_of(model).items():
+        np.testing.assert_array_equal(array, (given if key.startswith("conv.") else before)[key], err_msg=key)
+    assert start_from(model, saved_npz(tmp_path / "all.npz", given)) == ()
+    assert_same(model, Small(1))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda arrays, model: arrays.pop("norm.bias"), r"1 missing \(norm.bias\)"),
+        (lambda arrays, model: arrays.update({"extra.bias": np.ones(1)}), r"1 unknown \(extra.bias\)"),
+        (lambda arrays, model: arrays.clear(), "6 missing"),
+        (
+            lambda arrays, model: [model.norm.requires_grad_(False)] + [arrays.pop(key) for key in list(arrays) if "norm" in key],
+            "4 missing",
+        ),
+    ],
+    ids=["partly filled", "unknown", "empty", "frozen"],
+)
+def test_no_other_gap_is_accepted(tmp_path: Path, spoil: Callable[..., object], says: str) -> None:
+    arrays, model = arrays_of(Small(1)), Small(2)
+    spoil(arrays, model)
+    before = arrays_of(model)
+    with pytest.raises(WeightsError, match=says):
+        start_from(model, saved_npz(tmp_path / "w.npz", arrays))
+    for key, array in arrays_of(model).items():
+        np.testing.assert_array_equal(array, before[key])
 
 
 def test_the_message_counts_and_names_what_differs(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trackctl.cli import app
-from trackctl.cli.screen import ThreadsOption, first_box, spinner, stdout_console
+from trackctl.cli.screen import RENDERED, ThreadsOption, first_box, rendered_source, spinner, stdout_console
 from trackctl.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def calibrate(
         str | None, typer.Argument(help="a name from trackctl models; none: the default", show_default=False)
     ] = None,
     clips: Annotated[
-        list[str] | None, typer.Option("--clip", help="clip that the ranges come from; may be repeated", show_default="synth:")
+        list[str] | None, typer.Option("--clip", help="clip that the ranges come from; may be repeated", show_default=RENDERED)
     ] = None,
     init: Annotated[
         list[str] | None, typer.Option("--init", help="first box of each clip in turn: left,top,width,height in pixels")
@@ -60,11 +60,11 @@ def calibrate(
     from trackctl.export.int8 import DEFAULT_METHOD
     from trackctl.export.judge import Material
     from trackctl.export.plan import DriftBudget
-    from trackctl.training.zoo import DEFAULT_MODEL
+    from trackctl.training.zoo import DEFAULT_MODEL, build
 
     name = model or DEFAULT_MODEL
     with ExitStack() as stack:
-        calibrated_on = _clips(clips or ["synth:"], init or [], frames, stack)
+        calibrated_on = _clips(clips or [rendered_source(build(name).channels)], init or [], frames, stack)
         judged_on = [footage for text in judge or [] for footage in _annotated(text, frames, stack)]
         with spinner() as tell:
             result = run(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trackctl.cli import app
-from trackctl.cli.screen import BundleArgument, InitOption, first_box, spinner, stdout_console
+from trackctl.cli.screen import RENDERED, BundleArgument, InitOption, first_box, rendered_source, spinner, stdout_console
 
 if TYPE_CHECKING:
     from trackctl.calibration.footage import Footage
@@ -34,7 +34,7 @@ def export(
         str | None,
         typer.Option(
             help="clip to verify on, and to take the ranges of int8 from",
-            show_default="synth:, for pairs synth:pair, for bands synth:hsi",
+            show_default=RENDERED,
         ),
     ] = None,
     init: InitOption = None,
@@ -60,7 +60,7 @@ def export(
     from trackctl.training.zoo import DEFAULT_MODEL, build
 
     channels = build(model or DEFAULT_MODEL).channels
-    calibration = calibration or _rendered(channels)
+    calibration = calibration or rendered_source(channels)
     formats = [FrameFormat.parse(text) for text in frame] if targets == 1 or frame != DEFAULT_FRAMES else []
     if frame == DEFAULT_FRAMES and channels >= LEAST_BANDS:
         formats = []  # nobody but the user knows the camera's mosaic
@@ -100,7 +100,7 @@ def verify(
     bundle: BundleArgument,
     source: Annotated[
         str | None,
-        typer.Option("--source", help="clip to compare on", show_default="synth:, for pairs synth:pair, for bands synth:hsi"),
+        typer.Option("--source", help="clip to compare on", show_default=RENDERED),
     ] = None,
     init: InitOption = None,
     weights: Annotated[
@@ -116,7 +116,7 @@ def verify(
 
     opened = Bundle.open(bundle)
     model = model_of(opened, weights)
-    with open_source(source or _rendered(opened.manifest.channels)) as clip, spinner() as tell:
+    with open_source(source or rendered_source(opened.manifest.channels)) as clip, spinner() as tell:
         footage = _footage(clip, init, frames)
         report = run(opened, model, footage, progress=tell)
     _print_report(report)
@@ -136,16 +136,6 @@ def models() -> None:
         label = f"{name} (default)" if name == DEFAULT_MODEL else name
         table.add_row(label, entry.description, entry.weights_from)
     stdout_console().print(table)
-
-
-def _rendered(channels: int) -> str:
-    """The rendered clip for patches of so many channels."""
-    from trackctl.runtime.frame import CHANNELS, PAIR8
-    from trackctl.runtime.sensor import LEAST_BANDS
-
-    if channels >= LEAST_BANDS:
-        return f"synth:hsi?bands={channels}"
-    return "synth:pair" if channels == CHANNELS[PAIR8] else "synth:"
 
 
 def _footage(clip: Source, init: str | None, frames: int) -> Footage:

@@ -31,7 +31,7 @@ def train(
     batch: Annotated[int | None, typer.Option(min=1, help="pairs per step in place of the recipe's")] = None,
     shares: Annotated[int | None, typer.Option(min=1, help="parts of the batch in place of the recipe's")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="in place of the recipe's")] = None,
-    weights: Annotated[Path | None, typer.Option(help="weights of this system to start from")] = None,
+    weights: Annotated[Path | None, typer.Option(help="weights to start from; whole parts that are trained may lack")] = None,
     backbone: Annotated[str | None, typer.Option(help="weights, or a model of the zoo, to take the backbone from")] = None,
     validate: Annotated[str | None, typer.Option(help="track this data set, KIND:PATH, at every checkpoint")] = None,
     qat: Annotated[bool, typer.Option("--qat", help="train with the rounding of int8")] = False,
@@ -39,7 +39,7 @@ def train(
 ) -> None:
     """Train a system by a recipe; the same command again resumes an interrupted run. Prints the file of the weights."""
     from trackctl.training.recipe import ValidationSpec, load_recipe
-    from trackctl.training.train import Job, scalars_to
+    from trackctl.training.train import Job, lacking, scalars_to
     from trackctl.training.train import train as run
 
     recipe = load_recipe(config)
@@ -52,6 +52,8 @@ def train(
     if validate is not None:
         recipe = replace(recipe, validation=ValidationSpec(dataset=validate))
     job = Job(recipe=recipe, out=out, cache=cache, data=data, weights=weights, backbone=backbone, workers=workers)
+    if weights is not None and (missing := lacking(job)):
+        typer.echo(f"note: {weights.name} has no {', '.join(missing)}: trained from the seed {spec.seed}", err=True)
     with _reports(recipe) as tell:
         listeners = [tell, scalars_to(out / "tensorboard")] if tensorboard else [tell]
 

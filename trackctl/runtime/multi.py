@@ -12,6 +12,7 @@ from trackctl.runtime.bundle import Bundle
 from trackctl.runtime.confidence import ConfidenceSpec
 from trackctl.runtime.contract import SEARCH_PATCH, STATE_IN, Array, TensorSpec
 from trackctl.runtime.engine import Engine, EngineContext
+from trackctl.runtime.engines.tensorrt import Progress
 from trackctl.runtime.errors import InputError
 from trackctl.runtime.frame import Frame
 from trackctl.runtime.geometry import CropSpec
@@ -143,10 +144,11 @@ class MultiTracker:
         threads: int | None = None,
         template_update: TemplateUpdate | None = None,
         redetection: Redetection | None = DEFAULT_REDETECTION,
+        progress: Progress | None = None,
     ) -> MultiTracker:
         """The tracker of a bundle folder made with ``trackctl export --targets N``; arguments and errors as ``Tracker.open``."""
         bundle = Bundle.open(path)
-        template, search, _ = open_engines(bundle, engine, threads)
+        template, search, _ = open_engines(bundle, engine, threads, progress)
         manifest = bundle.manifest
         return cls(
             template,

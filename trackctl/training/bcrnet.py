@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from trackctl.runtime.geometry import CropSpec
+from trackctl.runtime.sensor import LEAST_BANDS
 from trackctl.training.anchors import AnchorTargets, centred_boxes
 from trackctl.training.backbones import Backbone
 from trackctl.training.backbones.edge import EdgeBackbone
@@ -162,6 +163,8 @@ class BCRNet(TrackerModel):
             one_of(name, value, choices)
         self.crop = CropSpec()
         self.channels = bands
+        if bands >= LEAST_BANDS:
+            self.contrast_planes = ()
         self.decode: PointDecode = PointDecode(self.crop, decode, cells=CELLS, stride=STRIDE)
         self.backbone = backbone.requires_grad_(not frozen)
         self.neck = Neck(backbone.channels, width)

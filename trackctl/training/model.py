@@ -29,7 +29,8 @@ class TrackerModel(nn.Module):
         kept_names: tensors that ``refresh`` takes back when the template is updated; none if it never is.
         channels: channels of the patches.
         confidence: thresholds of the tracking status.
-        contrast_planes: one channel per camera, by whose contrast a patch that shows nothing is known.
+        contrast_planes: one channel per camera, by whose contrast a patch that shows nothing is known; empty for bands, of which
+            any may show something.
         float32_parts: attributes that stay float32 when the Core computes in float16.
     """
 
@@ -109,12 +110,21 @@ class SearchGraph(nn.Module):
 
 def plane_contrast(patch: Tensor, plane: int) -> Tensor:
     """Standard deviation (B, 1) in grey levels of every fourth pixel of a channel."""
-    sample = patch[:, plane, ::4, ::4].flatten(1)
-    return torch.sqrt((sample - sample.mean(dim=1, keepdim=True)).square().mean(dim=1, keepdim=True))
+    return _deviation(patch[:, plane, ::4, ::4].flatten(1))
+
+
+def _deviation(sample: Tensor) -> Tensor:
+    """Standard deviation (..., 1) of (..., N)."""
+    return torch.sqrt((sample - sample.mean(dim=-1, keepdim=True)).square().mean(dim=-1, keepdim=True))
 
 
 def patch_contrast(patch: Tensor, planes: Sequence[int] = (0,)) -> Tensor:
-    """The highest contrast (B, 1) of these channels, grey levels: a pair is blank if both of its cameras are."""
+    """The highest contrast (B, 1) of these channels, or of all if none is named, grey levels.
+
+    So a pair is blank if both of its cameras are, and a cube if every band is: a band may be dead.
+    """
+    if not planes:
+        return _deviation(patch[:, :, ::4, ::4].flatten(2)).amax(dim=1)
     contrasts = [plane_contrast(patch, plane) for plane in planes]
     return contrasts[0] if len(contrasts) == 1 else torch.cat(contrasts, dim=1).amax(dim=1, keepdim=True)
 

@@ -37,7 +37,7 @@ class DataSpec:
 
     Attributes:
         modality: ``grey`` patches repeated to three channels; ``bands``, hyperspectral cubes with the system's number of bands;
-            ``rgbt``, visible and thermal patches in six channels; ``fusion``, registered visible and infrared images.
+            ``rgbt``, visible and thermal patches in four channels; ``fusion``, registered visible and infrared images.
         rendered: share, 0..1, of the pairs that are rendered; the others are cut from the frame store.
         pairs: how pairs are drawn from the store.
         scenes: what rendered pairs show.

@@ -30,7 +30,7 @@ from trackctl.training.qat import fake_quantise
 from trackctl.training.recipe import DataSpec, Recipe
 from trackctl.training.systems import FUSION_STAGE, build_system, take_backbone, trainable
 from trackctl.training.validation import sequences_of, success
-from trackctl.training.weights import load_weights
+from trackctl.training.weights import load_weights, start_from
 from trackctl.training.zoo import load
 
 Build = Callable[[], nn.Module]
@@ -46,7 +46,7 @@ class Job:
         out: folder of the checkpoints; shared by all machines of the run.
         cache: folder of the frame store, filled from ``data`` if it is empty; only rendered pairs do without.
         data: folder of the training sets.
-        weights: file to start from rather than from the seed.
+        weights: file to start from rather than from the seed; modules that are trained anew may be missing in it.
         backbone: in place of the recipe's, see :func:`trackctl.training.systems.take_backbone`.
         workers: processes per process that prepare batches.
         build: makes another model than the recipe's system; a function of a module.
@@ -124,7 +124,35 @@ def assemble(job: Job, group: Group, report: Tell | None = None) -> Training:
     return Training(spec, model, data, job.out, group, kept=kept, workers=job.workers, report=report, validate=validate)
 
 
+def lacking(job: Job) -> tuple[str, ...]:
+    """The top-level modules that the job's weights lack and that therefore start from the seed, see :func:`start_from`.
+
+    Raises:
+        InputError, WeightsError: as :func:`train`.
+    """
+    return _start(_initial(job), job)
+
+
 def _model(job: Job) -> nn.Module:
+    model = _initial(job)
+    _start(model, job)
+    if job.recipe.training.qat:
+        fake_quantise(cast(TrackerModel, model))
+    return model
+
+
+def _start(model: nn.Module, job: Job) -> tuple[str, ...]:
+    if job.weights is None:
+        return ()
+    if job.recipe.stage:
+        # A stage freezes parts later, which must not be those that lack.
+        load_weights(model, job.weights)
+        return ()
+    return start_from(model, job.weights)
+
+
+def _initial(job: Job) -> nn.Module:
+    """The model before the job's weights are put in."""
     recipe = job.recipe
     if job.build is None:
         model = build_system(recipe.system, recipe.training.seed)
@@ -137,10 +165,6 @@ def _model(job: Job) -> nn.Module:
         take_backbone(model, backbone)
     if recipe.head is not None:
         take_head(model, load(recipe.head))
-    if job.weights is not None:
-        load_weights(model, job.weights)
-    if recipe.training.qat:
-        fake_quantise(cast(TrackerModel, model))
     return model
 
 

@@ -50,6 +50,37 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, str]:
         WeightsError: the file is missing, damaged, of another kind or does not fit the model.
     """
     file = _existing(path)
+    tensors, metadata = _tensors_for(model, file)
+    _fill(model, _state(model), tensors, file, metadata)
+    return metadata
+
+
+def start_from(model: nn.Module, path: str | Path) -> tuple[str, ...]:
+    """Fill a model that is about to be trained from a file that may lack whole top-level modules; the names of those, sorted.
+
+    What is lacking keeps its initial weights, so only modules that the training reaches may lack; a frozen one would stay as the
+    seed made it.
+
+    Args:
+        model: frozen where the training leaves it alone. Unchanged if the file does not fit.
+        path: as for :func:`load_weights`.
+
+    Raises:
+        WeightsError: as :func:`load_weights`, except for such modules.
+    """
+    file = _existing(path)
+    tensors, metadata = _tensors_for(model, file)
+    own = _state(model)
+    held = {_module_of(key) for key in tensors}
+    frozen = {_module_of(name) for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    # An empty file fits nothing.
+    lacking = {_module_of(key) for key in own} - held - frozen if held else set()
+    _fill(model, {key: tensor for key, tensor in own.items() if _module_of(key) not in lacking}, tensors, file, metadata)
+    return tuple(sorted(lacking))
+
+
+def _tensors_for(model: nn.Module, file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The weights in a file under the model's names, and the file's metadata."""
     readers = {".safetensors": _read_safetensors, ".npz": _read_npz}
     if file.suffix not in readers:
         raise WeightsError(
@@ -58,9 +89,13 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, str]:
         )
     tensors, metadata = readers[file.suffix](file)
     tensors = {key: value for key, value in tensors.items() if not _is_counter(key)}
-    if isinstance(model, MapsKeys):
-        tensors = model.map_keys(tensors)
-    own = _state(model)
+    return (model.map_keys(tensors) if isinstance(model, MapsKeys) else tensors), metadata
+
+
+def _fill(
+    model: nn.Module, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str]
+) -> None:
+    """Copy a file's tensors into ``own``, those of the model that the file must hold."""
     if problems := _differences(own, tensors):
         held = f", which holds {metadata['system']}," if "system" in metadata else ""
         raise WeightsError(
@@ -70,7 +105,10 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, str]:
     with torch.no_grad():
         for key, tensor in own.items():
             tensor.copy_(tensors[key])
-    return metadata
+
+
+def _module_of(key: str) -> str:
+    return key.partition(".")[0]
 
 
 def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, str]) -> None:

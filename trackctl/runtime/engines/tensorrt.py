@@ -131,7 +131,10 @@ def build_engine(
         config.progress_monitor = _monitor(trt, progress)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise EngineError(f"{kind} cannot build {graph_path}: {join_reasons(logger.reasons)}")
+        reasons = join_reasons(logger.reasons)
+        # The size that it names is what it may have and a little, not what it needs.
+        hint = f": give it a workspace of more than {workspace_mib} MiB" if "OutOfMemory" in reasons else ""
+        raise EngineError(f"{kind} cannot build {graph_path}: {reasons}{hint}")
     _write(out_path, plan)
     if timings is not None and timing_cache is not None:
         _write(timing_cache, timings.serialize())

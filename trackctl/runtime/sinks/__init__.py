@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,6 +24,15 @@ class Sink(ABC):
         Raises:
             InputError: it cannot be written.
         """
+
+    def write_targets(self, frame: Frame, results: Mapping[int, Result]) -> None:
+        """Take the results of several targets by their numbers; a sink that does not tell them apart gets them one by one.
+
+        Raises:
+            InputError: they cannot be written.
+        """
+        for result in results.values():
+            self.write(frame, result)
 
     def close(self) -> None:  # noqa: B027 (a sink may hold nothing open)
         """Finish what was written. May be called twice."""

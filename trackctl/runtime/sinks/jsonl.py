@@ -1,9 +1,10 @@
-"""Results as JSON lines, one object per frame."""
+"""Results as JSON lines, one object per frame and target."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from trackctl.runtime.errors import InputError
@@ -17,7 +18,7 @@ class JsonLinesSink(Sink):
 
     ``{"frame": index, "t_ns": int, "box": [left, top, width, height], "score": 0..1, "status": str, "quality": {name: number},
     "ms": {stage: milliseconds}}``, and ``"missing": ["thermal"]`` where a camera of a pair is. Numbers that are not finite become
-    null.
+    null. Of several targets each has a line of its own, with its number as ``"target"`` after ``"frame"``.
 
     Args:
         path: the file; what it held is replaced.
@@ -35,8 +36,16 @@ class JsonLinesSink(Sink):
 
     def write(self, frame: Frame, result: Result) -> None:
         """Append one line."""
-        record = {
-            "frame": frame.index,
+        self._append({"frame": frame.index}, frame, result)
+
+    def write_targets(self, frame: Frame, results: Mapping[int, Result]) -> None:
+        """Append a line per target."""
+        for target, result in results.items():
+            self._append({"frame": frame.index, "target": target}, frame, result)
+
+    def _append(self, which: Mapping[str, int], frame: Frame, result: Result) -> None:
+        record: dict[str, object] = {
+            **which,
             "t_ns": frame.timestamp_ns,
             "box": [_rounded(value, 3) for value in result.box],
             "score": _rounded(result.score, 6),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -26,6 +28,7 @@ _CODECS = {".mp4": ("mp4v", "avc1"), ".mkv": ("mp4v", "avc1", "FFV1"), ".avi": (
 # BGR, chosen to stand out from white-hot and from each other, also for colour-blind readers.
 _COLOURS = {Status.TRACKING: (96, 230, 64), Status.UNCERTAIN: (0, 190, 255), Status.LOST: (80, 70, 255)}
 _SHADE, _LIGHT = (16, 16, 16), (240, 240, 240)
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 Uint8Array = NDArray[np.uint8]
 
@@ -33,7 +36,8 @@ Uint8Array = NDArray[np.uint8]
 class VideoSink(Sink):
     """An annotated video: the box in the colour of the status, and below the picture status, score and frame number.
 
-    Of a pair both pictures are shown side by side, visible and thermal, and the caption names a camera that is missing.
+    Of a pair both pictures are shown side by side, visible and thermal, and the caption names a camera that is missing. Boxes of
+    several targets have their numbers, and the caption counts them by status.
     LOST is drawn as corners only, since nobody knows whether the target is there. Frames whose shorter side is below
     ``least_side_px`` are enlarged by a whole factor, so that the text stays readable. Encoders want even sizes: an odd width
     gains a repeated column.
@@ -74,6 +78,13 @@ class VideoSink(Sink):
         Raises:
             FrameError: its size is not that of the first.
         """
+        self._draw(frame, lambda shown: annotate(shown, result, frame.index, scale=self._scale))
+
+    def write_targets(self, frame: Frame, results: Mapping[int, Result]) -> None:
+        """Draw one frame with all targets; errors as ``write``."""
+        self._draw(frame, lambda shown: annotate_targets(shown, results, frame.index, scale=self._scale))
+
+    def _draw(self, frame: Frame, draw: Callable[[Uint8Array], Uint8Array]) -> None:
         if self._writer is None:
             self._frame_hw = frame.hw
         elif frame.hw != self._frame_hw:
@@ -84,10 +95,9 @@ class VideoSink(Sink):
         if frame.sensor is not None:
             self._false_colour = self._false_colour or FalseColour(frame.sensor)
             pixels = self._false_colour(pixels)
-        canvas = annotate(self._shown(pixels), result, frame.index, scale=self._scale)
+        canvas = draw(self._shown(pixels))
         if layout_of(frame.pixels) == PAIR8:
-            thermal = annotate(self._shown(frame.pixels[:, :, 3]), result, frame.index, scale=self._scale)
-            canvas = np.hstack((canvas, thermal))
+            canvas = np.hstack((canvas, draw(self._shown(frame.pixels[:, :, 3]))))
         if self._writer is None:
             self._writer = self._open(canvas.shape[1], canvas.shape[0])
         self._writer.write(canvas)
@@ -136,17 +146,58 @@ def annotate(shown: Uint8Array, result: Result, index: int, *, scale: float = 1.
         index: the frame's number.
         scale: picture pixels per frame pixel.
     """
-    height, width = shown.shape[:2]
-    unit = max(1.0, min(height, width) / 360.0)
-    colour = _COLOURS[result.status]
+    unit = _unit(shown)
+    _box_in(shown, result, scale, unit)
+    caption = " ".join((f"{result.status.value} {result.score:.2f}", *_absent(result)))
+    return _captioned(shown, [(caption, _COLOURS[result.status])], f"#{index}", unit)
+
+
+def annotate_targets(shown: Uint8Array, results: Mapping[int, Result], index: int, *, scale: float = 1.0) -> Uint8Array:
+    """The picture with all boxes and their numbers drawn in, otherwise as :func:`annotate`; the caption counts the statuses."""
+    unit = _unit(shown)
+    for result in results.values():
+        _box_in(shown, result, scale, unit)
+    for target, result in results.items():
+        _number_in(shown, result, str(target), scale, unit)
+    counts = Counter(result.status for result in results.values())
+    texts = [(f"{counts[status]} {status.value}", colour) for status, colour in _COLOURS.items() if counts[status]]
+    texts += [(text, _LIGHT) for text in _absent(next(iter(results.values())))]
+    return _captioned(shown, texts, f"#{index}", unit)
+
+
+def _unit(shown: Uint8Array) -> float:
+    """How much larger than for a picture of 360 px lines and letters are drawn."""
+    return max(1.0, float(min(shown.shape[:2])) / 360.0)
+
+
+def _absent(result: Result) -> list[str]:
+    return [f"no {camera}" for camera in result.missing]
+
+
+def _box_in(shown: Uint8Array, result: Result, scale: float, unit: float) -> None:
     if all(math.isfinite(value) for value in result.box):
         bars = _bars(result.box, scale, max(1, round(1.5 * unit)), corners=result.status is Status.LOST, shape=shown.shape)
         # A dark rim of one pixel makes the lines stand out from hot and cold alike.
-        for bar_colour, rim in ((_SHADE, 1), (colour, 0)):
+        for bar_colour, rim in ((_SHADE, 1), (_COLOURS[result.status], 0)):
             for left, top, right, bottom in bars:
                 cv2.rectangle(shown, (left - rim, top - rim), (right + rim, bottom + rim), bar_colour, cv2.FILLED)
-    caption = " ".join((f"{result.status.value} {result.score:.2f}", *(f"no {camera}" for camera in result.missing)))
-    return _captioned(shown, caption, f"#{index}", colour, unit)
+
+
+def _number_in(shown: Uint8Array, result: Result, text: str, scale: float, unit: float) -> None:
+    """Write a target's number over its box's left corner; under it where the picture ends, and never outside."""
+    if not all(math.isfinite(value) for value in result.box):
+        return
+    (width, height), _ = cv2.getTextSize(text, _FONT, 0.5 * unit, max(1, round(unit)))
+    gap = max(4, round(5 * unit))
+    over, under = result.box.top * scale - gap, (result.box.top + result.box.height) * scale + gap + height
+    left = _within(result.box.left * scale, gap, shown.shape[1] - width - gap)
+    baseline = _within(over if over - height >= gap else under, height + gap, shown.shape[0] - gap)
+    for colour, weight in ((_SHADE, 3), (_COLOURS[result.status], 1)):
+        cv2.putText(shown, text, (left, baseline), _FONT, 0.5 * unit, colour, max(1, round(weight * unit)), cv2.LINE_AA)
+
+
+def _within(value: float, least: float, most: float) -> int:
+    return round(max(least, min(value, most)))
 
 
 def _bars(box: Box, scale: float, line_px: int, *, corners: bool, shape: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
@@ -171,18 +222,22 @@ def _bounded(value: float, limit: int) -> float:
     return min(max(value, -limit), limit)
 
 
-def _captioned(shown: Uint8Array, left_text: str, right_text: str, colour: tuple[int, int, int], unit: float) -> Uint8Array:
-    """The picture on top of a dark strip with a coloured text at its left and a light one at its right; sizes made even."""
-    font, size, weight = cv2.FONT_HERSHEY_SIMPLEX, 0.5 * unit, max(1, round(unit))
-    (_, text_height), _ = cv2.getTextSize("H", font, size, weight)
-    (right_width, _), _ = cv2.getTextSize(right_text, font, size, weight)
+def _captioned(
+    shown: Uint8Array, left_texts: Sequence[tuple[str, tuple[int, int, int]]], right_text: str, unit: float
+) -> Uint8Array:
+    """The picture on top of a dark strip with coloured texts at its left and a light one at its right; sizes made even."""
+    size, weight = 0.5 * unit, max(1, round(unit))
+    (_, text_height), _ = cv2.getTextSize("H", _FONT, size, weight)
+    (right_width, _), _ = cv2.getTextSize(right_text, _FONT, size, weight)
     height, width = shown.shape[:2]
     margin = max(4, round(7 * unit))
     strip = text_height + 2 * margin
     strip += (height + strip) % 2
     framed = cv2.copyMakeBorder(shown, 0, 0, 0, width % 2, cv2.BORDER_REPLICATE)
     canvas: Uint8Array = cv2.copyMakeBorder(framed, 0, strip, 0, 0, cv2.BORDER_CONSTANT, value=_SHADE)
-    baseline = height + margin + text_height
-    cv2.putText(canvas, left_text, (margin, baseline), font, size, colour, weight, cv2.LINE_AA)
-    cv2.putText(canvas, right_text, (width - margin - right_width, baseline), font, size, _LIGHT, weight, cv2.LINE_AA)
+    baseline, left = height + margin + text_height, margin
+    for text, colour in left_texts:
+        cv2.putText(canvas, text, (left, baseline), _FONT, size, colour, weight, cv2.LINE_AA)
+        left += cv2.getTextSize(text, _FONT, size, weight)[0][0] + margin
+    cv2.putText(canvas, right_text, (width - margin - right_width, baseline), _FONT, size, _LIGHT, weight, cv2.LINE_AA)
     return canvas

@@ -1,6 +1,6 @@
 """What a tracker gains from spectra: targets that differ from their background in their spectrum alone.
 
-    for r in bcrnet-edge-brief benchmarks/recipes/bcrnet-edge-luminance.toml benchmarks/recipes/bcrnet-edge-pca.toml; do
+    for r in bcrnet-edge benchmarks/recipes/bcrnet-edge-luminance.toml benchmarks/recipes/bcrnet-edge-pca.toml; do
         .venv/bin/trackctl train $r --out runs/$(basename $r .toml)
     done
     .venv/bin/python benchmarks/equal_luminance.py runs [--clip FOLDER ... --spectra CUBE] [--frames 60] [--out FILE.md]
@@ -41,7 +41,7 @@ from trackctl.training.zoo import SEED, load
 
 # Trainings draw their worlds from other seeds.
 FIRST_SEED = 1000
-RECIPES = {"bands": "bcrnet-edge-brief", "luminance": "bcrnet-edge-luminance", "pca": "bcrnet-edge-pca"}
+RECIPES = {"bands": "bcrnet-edge", "luminance": "bcrnet-edge-luminance", "pca": "bcrnet-edge-pca"}
 STARTED_FROM = "dcfg-edge"
 
 Convert = Callable[[Array], Array]

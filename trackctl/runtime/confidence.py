@@ -37,6 +37,8 @@ class ConfidenceSpec:
         sure_psr: least peak-to-sidelobe ratio of a sure frame.
         lost_score: a frame below this score shows no target; the box stands.
         rebound: how far below its usual log-odds a target that was missed may be when it is found again.
+        most_score: what is above counts as this when the usual log-odds are learnt: a target that scores very high may score much
+            lower after an absence.
         usual_rate: weight of a TRACKING frame in the usual log-odds, after the first frames, which all weigh alike.
         forget: share of the way down to ``sure_score`` that the usual log-odds go in each frame that is not TRACKING, so that a
             target that has changed can be found.
@@ -49,6 +51,7 @@ class ConfidenceSpec:
     sure_psr: float = 5.0
     lost_score: float = 0.3
     rebound: float = 2.0
+    most_score: float = 1.0
     usual_rate: float = 0.02
     forget: float = 0.002
     lost_after: float = 5
@@ -90,9 +93,9 @@ class Confidence:
         """Whether that is a target in absolute terms."""
         return score >= self._spec.sure_score and psr >= self._spec.sure_psr
 
-    def believable(self, score: float, psr: float) -> bool:
-        """Whether that is the target as it usually looks, within the rebound."""
-        return self.sure(score, psr) and self.usual(score)
+    def believable(self, score: float, psr: float, rebound: float | None = None) -> bool:
+        """Whether that is the target as it usually looks, within the rebound of the thresholds or another one."""
+        return self.sure(score, psr) and self.usual(score, rebound)
 
     def usual(self, score: float, rebound: float | None = None) -> bool:
         """Whether the target usually scores like that, within the rebound of the thresholds or another one."""
@@ -118,7 +121,7 @@ class Confidence:
         if sure and (tracking or self._back >= spec.found_after):
             self._status = Status.TRACKING
             self._learnt += 1
-            self._usual += max(spec.usual_rate, 1.0 / self._learnt) * (log_odds(score) - self._usual)
+            self._usual += max(spec.usual_rate, 1.0 / self._learnt) * (log_odds(min(score, spec.most_score)) - self._usual)
             return self._status
         self._usual -= spec.forget * (self._usual - self._floor)
         missing = self._gone >= spec.lost_after or self._doubted >= spec.doubted_after

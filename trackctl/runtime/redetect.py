@@ -1,4 +1,8 @@
-"""Where to look for a target that was missed: a few search windows per frame, outwards from where it was last seen."""
+"""Where to look for a target that was missed: a few search windows per frame, outwards from where it was last seen.
+
+The tracker goes to what it finds there if that is believable and its own window was empty at some time since. If it never was,
+what is in it may be the target, changed; then only what scores as the target usually does is better.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +23,16 @@ class Redetection:
         step: distance of neighbouring windows as a share of a window's side; half of it is how far the network reaches.
         near: rings of windows round the place where the target was last seen that are looked at from the first.
         speed: rings that the target may get further away in a frame.
-        rebound: as in the thresholds of the status, for what is found elsewhere: it must look more like the target than what is
-            found where the target was, since there are many more places to be wrong about.
 
     Raises:
         InputError: a number is out of range.
     """
 
-    windows: int = 4
+    windows: int = 8
     after: int = 5
     step: float = 0.5
     near: int = 2
     speed: float = 0.1
-    rebound: float = 0.0
 
     def __post_init__(self) -> None:
         if self.windows < 1 or self.after < 1 or self.near < 1 or not 0.0 < self.step <= 1.0 or self.speed < 0.0:

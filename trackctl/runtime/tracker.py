@@ -120,6 +120,7 @@ class Tracker:
         self._redetection = redetection
         self._seen = Box(0.0, 0.0, 0.0, 0.0)
         self._missed = 0
+        self._empty = False
         self._sweep: Sweep | None = None
         self._started = False
 
@@ -192,7 +193,7 @@ class Tracker:
         self._view.start(frame, self._search)
         self._confidence = Confidence(self._confidence_spec)
         self._frames = 0
-        self._seen, self._missed, self._sweep = target, 0, None
+        self._seen, self._missed, self._empty, self._sweep = target, 0, False, None
         self._state[0] = (*target.centre_xy, target.width, target.height, frame_hw[1], frame_hw[0])
         made = self._learn(target, 1.0)
         self._search.bind({name: tensor for name, tensor in made.items() if name in self._search.inputs})
@@ -273,9 +274,11 @@ class Tracker:
     def _look_elsewhere(self, spec: Redetection, status: Status, score: float) -> None:
         """After an absence move the state to where the target shows again; the next frames must confirm it."""
         if status is Status.TRACKING:
-            self._seen, self._missed, self._sweep = Box.from_centre(*self._state[0, :4].tolist()), 0, None
+            self._seen = Box.from_centre(*self._state[0, :4].tolist())
+            self._missed, self._empty, self._sweep = 0, False, None
             return
         self._missed = 0 if self._confidence.usual(score) else self._missed + 1
+        self._empty = self._empty or score < self._confidence_spec.lost_score
         if self._missed < spec.after:
             return
         width, height = self._seen.width, self._seen.height
@@ -285,7 +288,7 @@ class Tracker:
             state = np.array([[*centre_xy, width, height, *self._state[0, 4:]]], dtype=np.float32)
             found = self._search.run(self._view.search_feeds(state))
             psr, rival = float(found[QUALITY_OUT][0, 0]), float(found[SCORE][0, 0])
-            like = self._confidence.sure(rival, psr) and self._confidence.usual(rival, spec.rebound)
+            like = self._confidence.believable(rival, psr, None if self._empty else 0.0)
             if rival > score and like and np.isfinite(found[STATE_OUT]).all():
                 score = rival
                 self._state[0, :4] = (*found[STATE_OUT][0, :2], width, height)

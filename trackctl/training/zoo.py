@@ -61,11 +61,8 @@ _dcffnet = partial(
     source="Staged depthwise correlation and feature fusion for Siamese object tracking",
     weights_from=_TRAINED_HERE,
 )
-_bcrnet = partial(
-    ModelEntry,
-    source="BCR-Net: band and context refinement network for hyperspectral object tracking",
-    weights_from=_TRAINED_HERE,
-)
+_BCRNET = "BCR-Net: band and context refinement network for hyperspectral object tracking"
+_bcrnet = partial(ModelEntry, source=_BCRNET, weights_from=_TRAINED_HERE)
 _dfat = partial(ModelEntry, source="DFAT (winner of VOT2020-RGBT; Zhangyong Tang et al.) and LRRNet (Li et al., TPAMI 2023)")
 
 MODELS: dict[str, ModelEntry] = {
@@ -99,7 +96,13 @@ MODELS: dict[str, ModelEntry] = {
     "dcffnet-cf2": _dcffnet(
         build=dcffnet_cf2, description="the ablation of DCFFNet with correlation at the second stage and the end"
     ),
-    "bcrnet-edge": _bcrnet(build=bcrnet_edge, description="BCR-Net on the light backbone for 16 hyperspectral bands"),
+    "bcrnet-edge": ModelEntry(
+        build=bcrnet_edge,
+        description="BCR-Net on the light backbone for 16 hyperspectral bands",
+        source=_BCRNET,
+        weights="bcrnet-edge.safetensors",
+        weights_from="shipped with the package, Apache-2.0",
+    ),
     "bcrnet-edge-25": _bcrnet(
         build=partial(bcrnet_edge, bands=25), description="BCR-Net on the light backbone for 25 hyperspectral bands"
     ),

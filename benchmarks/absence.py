@@ -38,8 +38,9 @@ Follow = Callable[[AbsenceClip], Sequence[tuple[Box, Status]]]
 
 def follow_ours(tracker: Tracker) -> Follow:
     def follow(clip: AbsenceClip) -> list[tuple[Box, Status]]:
-        tracker.init(clip.frames[0], tuple(clip.truth_ltwh[0]))
-        results = [tracker.update(frame) for frame in clip.frames[1:]]
+        frames = [np.ascontiguousarray(frame[:, :, 0]) for frame in clip.frames]  # as a thermal camera sends them
+        tracker.init(frames[0], tuple(clip.truth_ltwh[0]))
+        results = [tracker.update(frame) for frame in frames[1:]]
         return [(result.box, result.status) for result in results]
 
     return follow

@@ -12,26 +12,11 @@ import onnx
 import pytest
 import torch
 
-from trackctl.cli import main
 from trackctl.runtime.sources import open_source
 from trackctl.training.lrrnet import LRRNet
 from trackctl.training.weights import save_weights
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Calls trackctl with arguments; returns exit code, stdout and stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["trackctl", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import pytest
 from tiny_tracker import TinyTracker, tiny_tracker
 from torch import Tensor
 
-from trackctl.cli import main
 from trackctl.cli.screen import rendered_source
 from trackctl.export.pipeline import export_model
 from trackctl.runtime.errors import SourceError
@@ -37,19 +36,9 @@ class FirstBands(TinyTracker):
         return super().features(patch[:, :3])
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Calls trackctl with arguments; returns exit code, stdout and stderr."""
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TRACKCTL_CACHE_DIR", str(tmp_path / "cache"))
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["trackctl", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -84,12 +84,12 @@ class View:
         self._check_graph_frame(pixels)
         self._last = self._remember(pixels, search)
         self._tone = ToneMapper()
-        self._tone_of_bands = None
+        self._tone_of_bands, self._tone_bounds = None, np.zeros((1, 2), dtype=np.float32)
         if isinstance(pixels, np.ndarray):
             self._fill = self._mean(pixels)
             if self._sensor is not None:
                 self._tone_of_bands = band_tone(self._sensor.planes(pixels), self._sensor.band_dark, self._sensor.band_gain)
-        self._tone_bounds = np.zeros((1, 2 if self._sensor is None else 2 * self._sensor.count), dtype=np.float32)
+                self._tone_bounds = np.concatenate(self._tone_of_bands)[None]
         self._show(frame, pixels)
 
     def advance(self, frame: Any) -> bool:
@@ -133,8 +133,6 @@ class View:
         self.missing = frame.missing if isinstance(frame, Frame) else ()
         flat = bool(self.missing) and isinstance(pixels, np.ndarray)
         self._shown = flattened(_on_host(pixels), self.missing, self._fill) if flat else pixels
-        if self._tone_of_bands is not None:
-            self._tone_bounds[0] = np.concatenate(self._tone_of_bands)
         if self.layout == GRAY16:
             self._tone_now = self._tone.update(_on_host(pixels).reshape(pixels.shape[:2]))
             self._tone_bounds[0] = self._tone_now

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
-from urllib.parse import parse_qsl
 
 import numpy as np
 
@@ -26,6 +24,7 @@ from trackctl.runtime.false_colour import FalseColour, Luminance, PrincipalCompo
 from trackctl.runtime.frame import Frame
 from trackctl.runtime.sensor import KNOWN, Sensor, read_sensor
 from trackctl.runtime.sources import DEFAULT_FPS, Recording, Source, open_source
+from trackctl.runtime.sources.options import read_options
 
 SENSOR_FILE = "sensor.toml"
 VIEWS: dict[str, Callable[[Sensor], Callable[[Array], Array]]] = {
@@ -180,15 +179,7 @@ def split_options(rest: str, known: tuple[str, ...]) -> tuple[Path, dict[str, st
     path = Path(name).expanduser()
     if not name or not path.exists():
         raise SourceError(f"got {name!r}, which is neither a file nor a folder: check the path")
-    options: dict[str, str] = {}
-    for key, value in parse_qsl(query, keep_blank_values=True):
-        if key not in known:
-            near = get_close_matches(key, known, n=1, cutoff=0.0)[0]
-            raise SourceError(f"{name}: there is no option {key!r}, do you mean {near}? Known: {', '.join(known)}")
-        if key in options:
-            raise SourceError(f"{name}: got the option {key} twice, expected it once")
-        options[key] = value
-    return path, options
+    return path, read_options(query, known, name)
 
 
 def _described(path: Path, options: dict[str, str]) -> str | None:

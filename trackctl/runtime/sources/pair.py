@@ -15,7 +15,6 @@ import queue
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic_ns
@@ -32,6 +31,7 @@ from trackctl.runtime.frame import BGR8, GRAY8, GRAY16, Frame, layout_of
 from trackctl.runtime.pairing import PLANES, THERMAL, VISIBLE, Pairing, Side, Together
 from trackctl.runtime.rig import Rig
 from trackctl.runtime.sources import Source, open_source
+from trackctl.runtime.sources.options import read_options
 from trackctl.runtime.tone import ToneMapper
 
 OPTIONS = ("rig", "tolerance_ms", "offset_ms")
@@ -67,20 +67,16 @@ class PairSpec:
             SourceError: there are not two sources, or an option is malformed.
         """
         sources, _, query = text.rpartition("?")
-        options = parse_qsl(query, keep_blank_values=True)
         # A question mark may belong to the second source: synth:?frames=10.
-        if not sources or not options or not any(name in OPTIONS for name, _ in options):
-            sources, options = text, []
-        if unknown := [name for name, _ in options if name not in OPTIONS]:
-            near = get_close_matches(unknown[0], OPTIONS, n=1, cutoff=0.0)[0]
-            raise SourceError(f"pair: there is no option {unknown[0]!r}, do you mean {near}? Known: {', '.join(OPTIONS)}")
+        if not sources or not any(name in OPTIONS for name, _ in parse_qsl(query)):
+            sources, query = text, ""
+        values = read_options(query, OPTIONS, "pair")
         parts = [part.strip() for part in sources.split(",")]
         if len(parts) != 2 or not all(parts):
             raise SourceError(
                 f"got pair:{text}, expected a visible and a thermal source, a comma between: pair:VISIBLE,THERMAL?rig=rig.json"
             )
         visible, thermal = (re.sub("%2c", ",", part, flags=re.IGNORECASE) for part in parts)
-        values = dict(options)
         return cls(
             visible=visible,
             thermal=thermal,

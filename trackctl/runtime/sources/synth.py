@@ -11,11 +11,9 @@ Legend: w, h the frame; the canvas is the part of the world that the camera can 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from urllib.parse import parse_qsl
 
 import cv2
 import numpy as np
@@ -25,6 +23,7 @@ from trackctl.runtime.contract import Array
 from trackctl.runtime.errors import SourceError
 from trackctl.runtime.geometry import Box, Float64Array
 from trackctl.runtime.sources import DEFAULT_FPS, Recording
+from trackctl.runtime.sources.options import matched, rendered_options
 from trackctl.runtime.sources.synth_scene import TARGETS, Float32Array, Sprite, World, draw_target, wander
 
 Span = tuple[int, int]
@@ -88,17 +87,8 @@ class SynthSpec:
         Raises:
             SourceError: an option is unknown, given twice or malformed.
         """
-        if text and not text.startswith("?"):
-            raise SourceError(f"got synth:{text}, expected the options after a question mark: synth:?frames=200&size=640x512")
-        known = [field.name for field in fields(cls)]
-        values: dict[str, int | str | Span] = {}
-        for name, value in parse_qsl(text[1:], keep_blank_values=True):
-            if name not in known:
-                near = get_close_matches(name, known, n=1, cutoff=0.0)[0]
-                raise SourceError(f"synth: there is no option {name!r}, do you mean {near}? Known: {', '.join(known)}")
-            if name in values:
-                raise SourceError(f"synth: got the option {name} twice, expected it once")
-            values[name] = _parse_value(name, value)
+        options = rendered_options(text, [field.name for field in fields(cls)], "synth:", "?frames=200&size=640x512")
+        values = {name: _parse_value(name, value) for name, value in options.items()}
         return cls(**values)  # type: ignore[arg-type]
 
 
@@ -108,9 +98,7 @@ def _parse_value(name: str, value: str) -> int | str | Span:
     form, example = {"size": (r"(\d+)x(\d+)", "640x512")}.get(
         name, (r"(\d+)-(\d+)", "80-89") if name in ("black", "freeze", "leave") else (r"(\d+)", "8")
     )
-    match = re.fullmatch(form, value, flags=re.ASCII)
-    if match is None:
-        raise SourceError(f"synth: got {name}={value}, expected a value such as {name}={example}")
+    match = matched("synth:", name, value, form, example)
     numbers = tuple(int(group) for group in match.groups())
     return (numbers[0], numbers[1]) if len(numbers) == 2 else numbers[0]
 

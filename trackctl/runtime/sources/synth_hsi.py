@@ -13,14 +13,11 @@ all bands at the same place, unlike a real one. All numbers are [ours].
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import parse_qsl
 
 import numpy as np
 
@@ -29,6 +26,7 @@ from trackctl.runtime.errors import SourceError
 from trackctl.runtime.geometry import Box, Float64Array
 from trackctl.runtime.sensor import LEAST_BANDS, Float32Array, Sensor, mosaic_of
 from trackctl.runtime.sources import DEFAULT_FPS, Recording
+from trackctl.runtime.sources.options import matched, rendered_options
 from trackctl.runtime.sources.spectra import band_centres, material_spectra
 from trackctl.runtime.sources.synth_scene import TARGETS
 
@@ -97,17 +95,8 @@ class SynthHsiSpec:
         Raises:
             SourceError: an option is unknown, given twice or malformed.
         """
-        if text and not text.startswith("?"):
-            raise SourceError(f"got synth:hsi{text}, expected the options after a question mark: synth:hsi?bands=16")
-        known = [field.name for field in fields(cls)]
-        values: dict[str, object] = {}
-        for name, value in parse_qsl(text[1:], keep_blank_values=True):
-            if name not in known:
-                near = get_close_matches(name, known, n=1, cutoff=0.0)[0]
-                raise SourceError(f"synth:hsi: there is no option {name!r}, do you mean {near}? Known: {', '.join(known)}")
-            if name in values:
-                raise SourceError(f"synth:hsi: got the option {name} twice, expected it once")
-            values[name] = _parse_value(name, value)
+        options = rendered_options(text, [field.name for field in fields(cls)], "synth:hsi", "?bands=16")
+        values = {name: _parse_value(name, value) for name, value in options.items()}
         return cls(**values)  # type: ignore[arg-type]
 
 
@@ -117,9 +106,7 @@ def _parse_value(name: str, value: str) -> object:
     if name in ("spectra", "clip", "boxes"):
         return Path(value).expanduser()
     form, example = (r"(\d+)x(\d+)", "320x256") if name == "size" else (r"(\d+)", "16")
-    match = re.fullmatch(form, value, flags=re.ASCII)
-    if match is None:
-        raise SourceError(f"synth:hsi: got {name}={value}, expected a value such as {name}={example}")
+    match = matched("synth:hsi", name, value, form, example)
     numbers = tuple(int(group) for group in match.groups())
     return numbers if name == "size" else numbers[0]
 

@@ -12,12 +12,9 @@ Spans are ``CAMERA:FIRST-LAST``, both included; trouble rises and falls within a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from pathlib import Path
-from urllib.parse import parse_qsl
 
 import cv2
 import numpy as np
@@ -29,6 +26,7 @@ from trackctl.runtime.geometry import Box, Float64Array
 from trackctl.runtime.pairing import PLANES, Side
 from trackctl.runtime.sources import DEFAULT_FPS, Recording
 from trackctl.runtime.sources.images import list_images
+from trackctl.runtime.sources.options import matched, rendered_options
 from trackctl.runtime.sources.synth import Synth, SynthSpec
 from trackctl.runtime.sources.synth_scene import wander
 from trackctl.runtime.sources.weather import TROUBLES, Trouble, troubled
@@ -107,17 +105,8 @@ class SynthPairSpec:
         Raises:
             SourceError: an option is unknown, given twice or malformed.
         """
-        if text and not text.startswith("?"):
-            raise SourceError(f"got synth:pair{text}, expected the options after a question mark: synth:pair?frames=200")
-        known = [field.name for field in fields(cls)]
-        values: dict[str, object] = {}
-        for name, value in parse_qsl(text[1:], keep_blank_values=True):
-            if name not in known:
-                near = get_close_matches(name, known, n=1, cutoff=0.0)[0]
-                raise SourceError(f"synth: there is no option {name!r}, do you mean {near}? Known: {', '.join(known)}")
-            if name in values:
-                raise SourceError(f"synth: got the option {name} twice, expected it once")
-            values[name] = _parse_value(name, value)
+        options = rendered_options(text, [field.name for field in fields(cls)], "synth:pair", "?frames=200")
+        values = {name: _parse_value(name, value) for name, value in options.items()}
         return cls(**values)  # type: ignore[arg-type]
 
 
@@ -129,9 +118,7 @@ def _parse_value(name: str, value: str) -> object:
     form, example = {"size": (r"(\d+)x(\d+)", "320x256")}.get(
         name, (r"(visible|thermal):(\d+)-(\d+)", "visible:40-69") if name in TROUBLES else (r"(\d+)", "8")
     )
-    match = re.fullmatch(form, value, flags=re.ASCII)
-    if match is None:
-        raise SourceError(f"synth: got {name}={value}, expected a value such as {name}={example}")
+    match = matched("synth:pair", name, value, form, example)
     if name in TROUBLES:
         return Span(match[1], int(match[2]), int(match[3]))  # type: ignore[arg-type]
     return (int(match[1]), int(match[2])) if name == "size" else int(match[1])

@@ -9,6 +9,7 @@ from trackctl.export.frame_graph import FrameFormat, export_frame_graph
 from trackctl.export.graphs import export_patch_graph, fold_batch_norm
 from trackctl.export.initial import initial_model
 from trackctl.export.int8 import quantise
+from trackctl.export.near import near_feeds, near_model
 from trackctl.export.precision import half_core
 from trackctl.runtime.engines.tensorrt import build_engine
 from trackctl.training.engine import example_inputs
@@ -42,6 +43,11 @@ def all_graphs(name: str):
     half = half_core(model)
     for role in ("template", "search"):
         yield from both_cuts("fp16", role, export_patch_graph(half, role), model)
+    if model.near_margin:
+        near = export_patch_graph(near_model(model), "search")
+        yield "fp32.near", near
+        yield "int8.near", quantise(near, near_feeds(near, [feed]), method="minmax")
+        yield "fp16.near", export_patch_graph(near_model(half), "search")
 
 
 def both_cuts(precision: str, role: str, graph, model):
@@ -60,7 +66,7 @@ def test_every_graph_is_built(name, tmp_path):
         path.unlink()
         path.with_suffix(".engine").unlink()
         built.append(file)
-    assert len(built) == 10
+    assert len(built) == (13 if "fp32.near" in built else 10)
 
 
 @pytest.mark.parametrize("layout", ["bgr8", "gray16"])

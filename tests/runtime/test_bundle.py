@@ -62,6 +62,28 @@ def test_json_keeps_every_manifest(manifest):
     assert Manifest.from_json(text).to_json() == text
 
 
+def smaller(side):
+    return {**GRAPHS, "near": entry("near.onnx", SEARCH_INPUTS | {"search": TensorSpec("float32", (1, 3, side, side))}, {})}
+
+
+def test_a_near_graph_is_kept(tmp_path):
+    manifest = dataclasses.replace(Manifest.from_json(json.dumps(manifest_data())), graphs=smaller(175))
+    assert Manifest.from_json(manifest.to_json()).graphs["near"].inputs["search"].shape == (1, 3, 175, 175)
+
+
+@pytest.mark.parametrize("side", [0, 174, 255, 257])
+def test_a_near_graph_takes_a_smaller_patch_of_the_same_middle(side):
+    with pytest.raises(BundleError, match=r"near.onnx takes .* expected what search.onnx takes with a smaller patch"):
+        dataclasses.replace(Manifest.from_json(json.dumps(manifest_data())), graphs=smaller(side))
+
+
+def test_a_near_graph_takes_the_same_memory():
+    graphs = smaller(175)
+    del graphs["near"].inputs["kernel"]
+    with pytest.raises(BundleError, match=r"near.onnx takes"):
+        dataclasses.replace(Manifest.from_json(json.dumps(manifest_data())), graphs=graphs)
+
+
 def manifest_data():
     return {
         "format": 1,

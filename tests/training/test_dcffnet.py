@@ -227,7 +227,7 @@ def test_the_lowering_does_not_change_the_maps(model: DCFFNet) -> None:
         wanted = model.search(search, memory)
         model.lowering = "conv"
         got = model.search(search, memory)
-        model.lowering = "fourier"
+        model.lowering = None
     for a, b in zip(wanted, got, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-4)
 

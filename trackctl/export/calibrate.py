@@ -21,13 +21,15 @@ import onnx
 from trackctl.calibration.sensitivity import StepDrift
 from trackctl.calibration.speed import side_by_side
 from trackctl.export.frame_graph import FrameFormat
-from trackctl.export.graphs import Role
 from trackctl.export.int8 import DEFAULT_METHOD, Method, quantise
 from trackctl.export.judge import Bench, Judge, Material
 from trackctl.export.layers import Layer, layers_of, with_float
+from trackctl.export.near import near_feeds
 from trackctl.export.pipeline import INITIAL, ROLES, Exported, Progress, assemble, patch_graphs, prepared_model
 from trackctl.export.plan import Candidate, DriftBudget, LayerDrift, choose, fewest, most_hurtful
 from trackctl.export.plan_report import findings, sensitivity_chart
+from trackctl.runtime.bundle import NEAR
+from trackctl.runtime.contract import Array
 from trackctl.runtime.engine import Engine
 from trackctl.runtime.errors import InputError
 from trackctl.runtime.manifest import Precision
@@ -116,6 +118,8 @@ def calibrate(
     patch = dict(graphs["fp32" if precision == "int8" else precision])
     if precision == "int8":
         patch["search"] = with_float(trial.quantised, graphs["fp32"]["search"], chosen.float_layers)
+        if NEAR in patch:
+            patch[NEAR] = trial.near(chosen.float_layers)
         origin |= {
             "calibration": ", ".join(recorded.source for recorded in trial.judge.calibration),
             "calibration_method": trial.method,
@@ -175,7 +179,7 @@ class _Trial:
     def __init__(
         self,
         bench: Bench,
-        graphs: Mapping[Precision, Mapping[Role, onnx.ModelProto]],
+        graphs: Mapping[Precision, Mapping[str, onnx.ModelProto]],
         material: Material,
         budget: DriftBudget,
         stack: ExitStack,
@@ -189,7 +193,7 @@ class _Trial:
 
     def quantise(self, methods: Sequence[Method]) -> dict[Method, StepDrift]:
         """The drift with all layers in int8 by method; the best is kept."""
-        feeds = [feed for recorded in self.judge.calibration for feed in recorded.feeds]
+        feeds = self._feeds()
         drifts: dict[Method, StepDrift] = {}
         for method in methods:
             self._tell(f"quantising with the {method} ranges of {len(feeds)} frames")
@@ -251,6 +255,14 @@ class _Trial:
             loss=loss,
             holds=lost is not None and lost <= self._budget.most,
         )
+
+    def near(self, float_layers: Sequence[Layer]) -> onnx.ModelProto:
+        """The near graph by the plan that was made for the search graph, whose layers it has."""
+        graph = self._graphs["fp32"][NEAR]
+        return with_float(quantise(graph, near_feeds(graph, self._feeds()), method=self.method), graph, float_layers)
+
+    def _feeds(self) -> list[Mapping[str, Array]]:
+        return [feed for recorded in self.judge.calibration for feed in recorded.feeds]
 
     def _mixed(self, float_layers: Sequence[Layer]) -> onnx.ModelProto:
         return with_float(self.quantised, self._graphs["fp32"]["search"], float_layers)

@@ -20,9 +20,10 @@ from trackctl.export.graphs import Role, export_patch_graph, fold_batch_norm
 from trackctl.export.gray import gray_model
 from trackctl.export.initial import initial_model
 from trackctl.export.int8 import DEFAULT_METHOD, Method, quantise
+from trackctl.export.near import near_feeds, near_model
 from trackctl.export.precision import half_core
 from trackctl.export.verify import Report, verify
-from trackctl.runtime.bundle import Bundle, GraphEntry, Manifest, frame_key, graph_entry, write_bundle
+from trackctl.runtime.bundle import NEAR, Bundle, GraphEntry, Manifest, frame_key, graph_entry, write_bundle
 from trackctl.runtime.contract import Array, TensorSpec
 from trackctl.runtime.engines.engine_cache import build_into_cache
 from trackctl.runtime.engines.onnxruntime import OnnxRuntimeEngine
@@ -220,7 +221,10 @@ def export_model(
             single = patch if targets == 1 else patch_graphs(model, precision, tell)
             recorded = _record(model, single, calibration, Path(folder), threads)
         tell(f"quantising with the ranges of {len(recorded.feeds)} frames")
-        patch["search"] = quantise(patch["search"], _batches(recorded.feeds, targets), method=calibration.method)
+        feeds = _batches(recorded.feeds, targets)
+        patch["search"] = quantise(patch["search"], feeds, method=calibration.method)
+        if NEAR in patch:
+            patch[NEAR] = quantise(patch[NEAR], near_feeds(patch[NEAR], feeds), method=calibration.method)
         origin |= {
             "calibration": recorded.source,
             "calibration_frames": " ".join(map(str, recorded.frames)),
@@ -245,7 +249,7 @@ def export_model(
 def assemble(
     model: TrackerModel,
     name: str,
-    patch: Mapping[Role, onnx.ModelProto],
+    patch: Mapping[str, onnx.ModelProto],
     *,
     out: Path,
     precision: Precision,
@@ -263,7 +267,7 @@ def assemble(
 
     Args:
         model: that the graphs were made of, in float32 and evaluation mode.
-        patch: graph by role.
+        patch: graph by role, and the near graph if there is one.
         precision: of the graphs.
         findings: more for the bundle's report.
         picture: SVG text that goes with the report.
@@ -322,25 +326,33 @@ def build_engines(
             advice.append(f"{kind} is not installed here, so its engines will be built on the device: {ADVICE[kind]}")
             continue
         for key in bundle.manifest.graphs:
+            if key == NEAR:  # a GPU has time to spare
+                continue
             if progress is not None:
                 progress(f"building the {kind} engine of {key}")
             built.append(build_into_cache(bundle, key, kind))
     return tuple(built), tuple(advice)
 
 
-def patch_graphs(model: TrackerModel, precision: Precision, tell: Progress, targets: int = 1) -> dict[Role, onnx.ModelProto]:
-    """The patch graphs by role, in float16 for ``fp16`` and in float32 otherwise; the search graph for so many targets."""
+def patch_graphs(model: TrackerModel, precision: Precision, tell: Progress, targets: int = 1) -> dict[str, onnx.ModelProto]:
+    """The patch graphs by role, in float16 for ``fp16`` and in float32 otherwise; the search graph for so many targets.
+
+    The near graph is there if the model has a margin for it.
+    """
     folded = fold_batch_norm(model)
     lowered = half_core(folded) if precision == "fp16" else folded
-    graphs: dict[Role, onnx.ModelProto] = {}
+    graphs: dict[str, onnx.ModelProto] = {}
     for role in ROLES:
         tell(f"exporting the {role} graph")
         graphs[role] = export_patch_graph(lowered, role, targets=targets)
+    if model.near_margin:
+        tell("exporting the near graph")
+        graphs[NEAR] = export_patch_graph(near_model(lowered), "search", targets=targets)
     return graphs
 
 
 def _record(
-    model: TrackerModel, graphs: Mapping[Role, onnx.ModelProto], calibration: Calibration, folder: Path, threads: int | None
+    model: TrackerModel, graphs: Mapping[str, onnx.ModelProto], calibration: Calibration, folder: Path, threads: int | None
 ) -> Recorded:
     """What the float32 search graph meets on the calibration footage."""
     engines = []

@@ -21,7 +21,8 @@ from trackctl.calibration.drift import Drift, Engines, measure_drift
 from trackctl.calibration.footage import Footage
 from trackctl.export.conform import conform
 from trackctl.export.frame_graph import FrameFormat, SearchCrop, TemplateCrop, example_tone
-from trackctl.runtime.bundle import SEARCH, TEMPLATE, Bundle, frame_key
+from trackctl.export.near import near_model
+from trackctl.runtime.bundle import NEAR, SEARCH, TEMPLATE, Bundle, frame_key
 from trackctl.runtime.contract import BOX, CLS, FILL, FRAME, LOC, STATE_IN, STATE_OUT, TEMPLATE_PATCH
 from trackctl.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from trackctl.runtime.frame import channels_of, graph_frame_spec, is_toned
@@ -31,8 +32,8 @@ from trackctl.training.engine import SEARCH_OUTPUTS, example_inputs, module_engi
 from trackctl.training.model import SearchGraph, TemplateGraph, TrackerModel
 
 PATCH_CUT = "patch"
-# Frames on which each frame cut is compared; its Core is that of the patch cut.
-FRAME_CUT_FRAMES = 20
+# Frames on which each other cut is compared; its Core is that of the patch cut.
+FEW_FRAMES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ class Report:
         precision: of the bundle.
         engine: what computed the graphs.
         footage: name of the clip.
-        cuts: drift from the model by cut: ``patch``, ``frame.640x512.gray8``.
+        cuts: drift from the model by cut: ``patch``, ``near``, ``frame.640x512.gray8``.
         failures: what is beyond the precision's budget, one sentence each.
     """
 
@@ -99,28 +100,19 @@ def verify(
         progress: told of each cut before it is compared.
     """
     manifest = bundle.manifest
-    forms: list[FrameFormat | None] = [None]
-    forms += [FrameFormat(frame_hw=frame_hw, layout=layout) for frame_hw, layout in bundle.frame_graphs()]
     cuts: dict[str, Drift] = {}
     engine = ""
-    for form in forms:
-        name = PATCH_CUT if form is None else frame_key(SEARCH, form.frame_hw, form.layout).removeprefix(f"{SEARCH}.")
+    for name, keys, form in _cuts(bundle):
         if progress is not None:
             progress(f"comparing the {name} graphs with PyTorch")
-        with _opened(bundle, form, threads) as candidate:
+        with _opened(bundle, keys, threads) as candidate:
             engine = candidate.search.name
-            if form is None:
-                reference, shown = Engines(*torch_engines(model)), footage
-            else:
-                reference, shown = _torch_frame_engines(model, form), conform(footage, form)
-                shown = replace(shown, frames=min(FRAME_CUT_FRAMES, shown.frames or FRAME_CUT_FRAMES))
-            cuts[name] = measure_drift(
-                reference,
-                candidate,
-                shown,
-                crop=manifest.crop,
-                channels=manifest.channels,
-            )
+            shown = footage if form is None else conform(footage, form)
+            if name != PATCH_CUT:
+                shown = replace(shown, frames=min(FEW_FRAMES, shown.frames or FEW_FRAMES))
+            seen = near_model(model) if name == NEAR else model
+            reference = Engines(*torch_engines(seen)) if form is None else _torch_frame_engines(seen, form)
+            cuts[name] = measure_drift(reference, candidate, shown, crop=seen.crop, channels=manifest.channels)
     judged = (*manifest.memory, CLS, LOC)
     failures = tuple(failure for name, drift in cuts.items() for failure in _failures(name, drift, manifest.precision, judged))
     return Report(precision=manifest.precision, engine=engine, footage=footage.name, cuts=cuts, failures=failures)
@@ -143,9 +135,18 @@ def _failures(cut: str, drift: Drift, precision: Precision, judged: tuple[str, .
     return failures
 
 
+def _cuts(bundle: Bundle) -> Iterator[tuple[str, tuple[str, str], FrameFormat | None]]:
+    """Name, keys of the template and the search graph, and format of the frames that they take; None for patches."""
+    yield PATCH_CUT, (TEMPLATE, SEARCH), None
+    if NEAR in bundle.manifest.graphs:
+        yield NEAR, (TEMPLATE, NEAR), None
+    for frame_hw, layout in bundle.frame_graphs():
+        template, search = (frame_key(role, frame_hw, layout) for role in (TEMPLATE, SEARCH))
+        yield search.removeprefix(f"{SEARCH}."), (template, search), FrameFormat(frame_hw=frame_hw, layout=layout)
+
+
 @contextmanager
-def _opened(bundle: Bundle, form: FrameFormat | None, threads: int | None) -> Iterator[Engines]:
-    keys = [role if form is None else frame_key(role, form.frame_hw, form.layout) for role in (TEMPLATE, SEARCH)]
+def _opened(bundle: Bundle, keys: tuple[str, str], threads: int | None) -> Iterator[Engines]:
     engines = Engines(
         *(
             OnnxRuntimeEngine.open(

@@ -20,9 +20,9 @@ from typing import Any
 
 from trackctl.runtime.contract import TensorSpec
 from trackctl.runtime.errors import BundleError
-from trackctl.runtime.manifest import SEARCH, TEMPLATE, GraphEntry, Manifest, frame_key
+from trackctl.runtime.manifest import NEAR, SEARCH, TEMPLATE, GraphEntry, Manifest, frame_key
 
-__all__ = ["SEARCH", "TEMPLATE", "Bundle", "GraphEntry", "Manifest", "frame_key", "graph_entry", "write_bundle"]
+__all__ = ["NEAR", "SEARCH", "TEMPLATE", "Bundle", "GraphEntry", "Manifest", "frame_key", "graph_entry", "write_bundle"]
 
 MANIFEST_FILE = "manifest.json"
 REPORT_FILE = "report.json"

@@ -35,6 +35,7 @@ class ConfidenceSpec:
     Attributes:
         sure_score: least score (0..1) of a sure frame.
         sure_psr: least peak-to-sidelobe ratio of a sure frame.
+        near_score: least score of a target that is sure where it was looked for near by (runtime/near.py).
         lost_score: a frame below this score shows no target; the box stands.
         rebound: how far below its usual log-odds a target that was missed may be when it is found again.
         most_score: what is above counts as this when the usual log-odds are learnt: a target that scores very high may score much
@@ -49,6 +50,7 @@ class ConfidenceSpec:
 
     sure_score: float = 0.6
     sure_psr: float = 5.0
+    near_score: float = 0.97
     lost_score: float = 0.3
     rebound: float = 2.0
     most_score: float = 1.0

@@ -45,6 +45,14 @@ class FrameBuffered(Protocol):
         """
 
 
+@runtime_checkable
+class Told(Protocol):
+    """A search engine that wants to know how its target fares."""
+
+    def told(self, tracking: bool) -> None:
+        """Whether the target is TRACKING; said at ``init`` and after each frame."""
+
+
 class EngineContext:
     """Gives an engine ``with`` support."""
 

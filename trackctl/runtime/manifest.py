@@ -17,7 +17,7 @@ FORMAT = 1
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
-TEMPLATE, SEARCH = "template", "search"
+TEMPLATE, SEARCH, NEAR = "template", "search", "near"
 _FRAME_KEY = re.compile(rf"({TEMPLATE}|{SEARCH})\.frame\.([1-9]\d*)x([1-9]\d*)\.({'|'.join(LAYOUTS)}|{BAND_LAYOUT})")
 _AGAIN = "export the bundle again"
 
@@ -56,7 +56,8 @@ class Manifest:
         crop: crop constants.
         decode: constants of Decode, for people; the graphs contain them.
         memory: names of the tensors that the template graph hands to the search graph, in order.
-        graphs: ``template`` and ``search``; frame graphs under the keys of :func:`frame_key`.
+        graphs: ``template`` and ``search``; ``near``, a smaller search that is asked first, if there is one; frame graphs under
+            the keys of :func:`frame_key`.
         confidence: thresholds of the tracking status.
         provenance: where weights and calibration come from; no dates, so that the same export gives the same file.
         format: version of the bundle format.
@@ -80,14 +81,14 @@ class Manifest:
         if self.precision not in PRECISIONS:
             raise BundleError(f"the manifest has the precision {self.precision!r}, expected one of {PRECISIONS}: {_AGAIN}")
         for key, entry in self.graphs.items():
-            if key not in (TEMPLATE, SEARCH) and not _FRAME_KEY.fullmatch(key):
+            if key not in (TEMPLATE, SEARCH, NEAR) and not _FRAME_KEY.fullmatch(key):
                 raise BundleError(
-                    f"the manifest has the graph {key!r}, expected {TEMPLATE}, {SEARCH} "
+                    f"the manifest has the graph {key!r}, expected {TEMPLATE}, {SEARCH}, {NEAR} "
                     f"or a key such as {frame_key(SEARCH, (512, 640), LAYOUTS[0])}: {_AGAIN}"
                 )
             if not re.fullmatch(r"[\w.-]+\.onnx", entry.file):
                 raise BundleError(f"graph {key!r} is in the file {entry.file!r}, expected a plain name ending in .onnx: {_AGAIN}")
-        for key in (TEMPLATE, SEARCH, *map(_partner, self.graphs)):
+        for key in (TEMPLATE, SEARCH, *(_partner(key) for key in self.graphs if key != NEAR)):
             if key not in self.graphs:
                 raise BundleError(f"the manifest has the graphs {sorted(self.graphs)} but no {key!r}: {_AGAIN}")
         self._check_tensors()
@@ -113,6 +114,21 @@ class Manifest:
             patch = TensorSpec("float32", (batch, self.channels, side, side))
             if graph.inputs.get(name) != patch:
                 raise BundleError(f"{graph.file} takes {name!r} as {graph.inputs.get(name)}, expected {patch}: {_AGAIN}")
+
+        if NEAR in self.graphs:
+            self._check_near(self.graphs[NEAR], search)
+
+    def _check_near(self, near: GraphEntry, search: GraphEntry) -> None:
+        rest, wanted = dict(near.inputs), dict(search.inputs)
+        patch = rest.pop(SEARCH_PATCH, None)
+        whole = wanted.pop(SEARCH_PATCH)
+        side = patch.shape[-1] if patch is not None and patch.shape else 0
+        smaller = TensorSpec(whole.dtype, (*whole.shape[:2], side, side))
+        if patch != smaller or not 0 < side < whole.shape[-1] or side % 2 != whole.shape[-1] % 2 or rest != wanted:
+            raise BundleError(
+                f"{near.file} takes {near.inputs}, expected what {search.file} takes with a smaller patch of the same middle: "
+                f"{_AGAIN}"
+            )
 
     def frame_cuts(self) -> tuple[tuple[tuple[int, int], str], ...]:
         """The (frame_hw, layout) for which the bundle holds frame graphs, sorted."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -16,6 +16,7 @@ from trackctl.runtime.engines.tensorrt import Progress
 from trackctl.runtime.errors import InputError
 from trackctl.runtime.frame import Frame
 from trackctl.runtime.geometry import CropSpec
+from trackctl.runtime.near import NearFirst
 from trackctl.runtime.redetect import Redetection
 from trackctl.runtime.select import open_engines
 from trackctl.runtime.tracker import DEFAULT_REDETECTION, Result, TemplateUpdate, Tracker, finished
@@ -48,8 +49,10 @@ class Batch:
             self._feeds[name][index * rows : (index + 1) * rows] = tensor
             self._rebind |= name not in self._live
 
-    def run(self) -> Mapping[str, Array]:
-        """The outputs of all rows; the next run overwrites them."""
+    def run(self, slots: Collection[int]) -> Mapping[str, Array]:
+        """The outputs of the rows of these slots; the next run overwrites them. Other rows may hold anything."""
+        if isinstance(self.engine, NearFirst):
+            self.engine.idle[:] = [slot.index not in slots for slot in self.slots]
         if self._rebind:
             self.engine.bind({name: tensor for name, tensor in self._feeds.items() if name not in self._live})
             self._rebind = False
@@ -60,29 +63,37 @@ class Slot(EngineContext):
     """One target's rows of a batched search engine, behind the seam of a whole engine.
 
     ``run`` computes the whole batch for this one target; :class:`MultiTracker` runs the batch once for all.
+
+    Attributes:
+        index: its place among the slots.
     """
 
     def __init__(self, batch: Batch, index: int, count: int) -> None:
-        self._batch, self._index, self._count = batch, index, count
+        self._batch, self.index, self._count = batch, index, count
         self.name = batch.engine.name
         self.inputs: Mapping[str, TensorSpec] = _rows(batch.engine.inputs, count)
         self.outputs: Mapping[str, TensorSpec] = _rows(batch.engine.outputs, count)
 
     def bind(self, tensors: Mapping[str, Array]) -> None:
         """Keep this target's memory for all following runs."""
-        self._batch.put(self._index, tensors)
+        self._batch.put(self.index, tensors)
 
     def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """This target's outputs."""
-        self._batch.put(self._index, feeds)
-        return self.mine(self._batch.run())
+        self._batch.put(self.index, feeds)
+        return self.mine(self._batch.run((self.index,)))
+
+    def told(self, tracking: bool) -> None:
+        """Whether this target is TRACKING."""
+        if isinstance(self._batch.engine, NearFirst):
+            self._batch.engine.told(tracking, self.index)
 
     def mine(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
         """This target's rows of the batch's outputs, views."""
         found = {}
         for name, tensor in outputs.items():
             rows = len(tensor) // self._count
-            found[name] = tensor[self._index * rows : (self._index + 1) * rows]
+            found[name] = tensor[self.index * rows : (self.index + 1) * rows]
         return found
 
     def close(self) -> None:
@@ -215,7 +226,7 @@ class MultiTracker:
         for target, slot in self._active.items():
             self._batch.put(slot, next(steps[target]))
         # Copies: a target that looks for itself elsewhere runs the batch again.
-        outputs = {name: tensor.copy() for name, tensor in self._batch.run().items()}
+        outputs = {name: tensor.copy() for name, tensor in self._batch.run(self._active.values()).items()}
         results = {}
         for target, slot in self._active.items():
             results[target] = finished(steps[target], self._batch.slots[slot].mine(outputs))

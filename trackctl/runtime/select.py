@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from trackctl.runtime.atomic import write_whole
-from trackctl.runtime.bundle import SEARCH, TEMPLATE, Bundle, frame_key
+from trackctl.runtime.bundle import NEAR, SEARCH, TEMPLATE, Bundle, frame_key
+from trackctl.runtime.confidence import ConfidenceSpec
 from trackctl.runtime.contract import FRAME, SEARCH_PATCH, STATE_IN, TONE, Array
 from trackctl.runtime.engine import Engine
 from trackctl.runtime.engines.cuda import Cuda, gpu_answers
@@ -30,6 +31,7 @@ from trackctl.runtime.engines.openvino import OpenVinoEngine
 from trackctl.runtime.engines.tensorrt import TENSORRT, TENSORRT_RTX, Progress, installed_kinds, load_library
 from trackctl.runtime.engines.tensorrt_run import TensorRtEngine
 from trackctl.runtime.errors import EngineError, InputError, MissingDependency, TrackctlError
+from trackctl.runtime.near import NearFirst
 from trackctl.runtime.processor import Processor
 
 AUTO = "auto"
@@ -248,13 +250,13 @@ def _open(bundle: Bundle, key: str, choice: Choice, progress: Progress | None) -
 
 
 def _open_both(bundle: Bundle, choice: Choice, form: Form | None, progress: Progress | None) -> tuple[Engine, Engine]:
-    template_key, search_key = graph_keys(bundle, choice.kind, form)
-    template = _open(bundle, template_key, choice, progress)
-    try:
-        return template, _open(bundle, search_key, choice, progress)
-    except BaseException:
-        template.close()
-        raise
+    keys = list(graph_keys(bundle, choice.kind, form))
+    if choice.kind in OPENERS and NEAR in bundle.manifest.graphs:
+        keys.append(NEAR)
+    with contextlib.ExitStack() as opened:
+        template, search, *near = (opened.enter_context(contextlib.closing(_open(bundle, key, choice, progress))) for key in keys)
+        opened.pop_all()
+    return template, NearFirst(near[0], search, ConfidenceSpec.from_mapping(bundle.manifest.confidence)) if near else search
 
 
 def _key(bundle: Bundle, candidates: Sequence[Choice], processor: Processor) -> str:

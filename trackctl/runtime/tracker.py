@@ -13,7 +13,7 @@ import numpy as np
 from trackctl.runtime.bundle import Bundle
 from trackctl.runtime.confidence import Confidence, ConfidenceSpec, Status
 from trackctl.runtime.contract import FILL, PREVIOUS, QUALITY, QUALITY_OUT, RATE, SCORE, STATE_OUT, Array
-from trackctl.runtime.engine import Engine
+from trackctl.runtime.engine import Engine, Told
 from trackctl.runtime.engines.tensorrt import Progress
 from trackctl.runtime.errors import BundleError, InputError
 from trackctl.runtime.frame import Frame
@@ -192,6 +192,7 @@ class Tracker:
             self._template, self._search = engines
         self._view.start(frame, self._search)
         self._confidence = Confidence(self._confidence_spec)
+        self._tell_search(self._confidence.status)
         self._frames = 0
         self._seen, self._missed, self._empty, self._sweep = target, 0, False, None
         self._state[0] = (*target.centre_xy, target.width, target.height, frame_hw[1], frame_hw[0])
@@ -245,6 +246,7 @@ class Tracker:
             known = 4 if score >= self._confidence_spec.sure_score else 2
             self._state[0, :known] = moved[0, :known]
         status = self._confidence.judge(score, quality["psr"], quality["contrast"], repeated=repeated)
+        self._tell_search(status)
         decided = perf_counter_ns()
         if self._redetection is not None and not repeated:
             self._look_elsewhere(self._redetection, status, score)
@@ -270,6 +272,10 @@ class Tracker:
         if renewal is not None:
             stages["template"] = renewed - judged
         return Result(box, score, status, quality, stages, self._view.missing)
+
+    def _tell_search(self, status: Status) -> None:
+        if isinstance(self._search, Told):
+            self._search.told(status is Status.TRACKING)
 
     def _look_elsewhere(self, spec: Redetection, status: Status, score: float) -> None:
         """After an absence move the state to where the target shows again; the next frames must confirm it."""

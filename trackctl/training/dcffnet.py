@@ -121,8 +121,9 @@ class DCFFNet(TrackerModel):
         cf_align: see :class:`CorrelationFusion`.
         pos_shrink: which points are positive, see :func:`trackctl.training.car.inside`; 0 is the paper's whole box. [ours]
         decode: inference constants. [ours]
-        lowering: of all correlations; may be set at any time before export. The default is the fastest or near it on every engine
-            measured (benchmarks/results/dcffnet_lowerings.md), and in training far faster than ``conv``.
+        lowering: of all correlations; may be set at any time before export. None is what was measured to be best
+            (benchmarks/results/dcffnet_lowerings.md): ``fourier`` in PyTorch, whose training step takes a fifth of the time of
+            ``conv``, and ``conv`` in exported graphs.
     """
 
     def __init__(
@@ -133,7 +134,7 @@ class DCFFNet(TrackerModel):
         cf_align: FusionAlign = "stretch",
         pos_shrink: float = 0.0,
         decode: DecodeSpec = DCFFNET_DECODE,
-        lowering: Lowering = "fourier",
+        lowering: Lowering | None = None,
     ) -> None:
         super().__init__()
         for name, value, choices in (
@@ -154,7 +155,7 @@ class DCFFNet(TrackerModel):
         self.memory_names = (*FUSED[variant], "z3")
         self.head = CARHead(WIDTH)
         self.variant, self.pos_shrink = variant, pos_shrink
-        self.lowering: Lowering = lowering
+        self.lowering: Lowering | None = lowering
 
     def template_features(self, patch: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """The fusions' kernels, (B, 64, 44, 44) and (B, 512, 22, 22) as the variant has them, and z3 (B, 256, 22, 22)."""
@@ -171,7 +172,11 @@ class DCFFNet(TrackerModel):
         return self.backbone.third(x2)
 
     def _fused(self, name: str, search: Tensor, kernels: dict[str, Tensor]) -> Tensor:
-        return cast(Tensor, self._fusion(name)(search, kernels[name], self.lowering)) if name in kernels else search
+        return cast(Tensor, self._fusion(name)(search, kernels[name], self._lowering)) if name in kernels else search
+
+    @property
+    def _lowering(self) -> Lowering:
+        return self.lowering or ("conv" if torch.compiler.is_exporting() else "fourier")
 
     def _fusion(self, name: str) -> CorrelationFusion:
         return cast(CorrelationFusion, self.fusions[name])
@@ -187,7 +192,7 @@ class DCFFNet(TrackerModel):
     def search(self, patch: Tensor, memory: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Raw maps cls (B, 2, 25, 25) and loc (B, 4, 25, 25)."""
         *kernels, z3 = memory
-        response = depthwise_correlation(self.search_features(patch, kernels), z3, self.lowering)  # (B, 256, 25, 25)
+        response = depthwise_correlation(self.search_features(patch, kernels), z3, self._lowering)  # (B, 256, 25, 25)
         maps: tuple[Tensor, Tensor] = self.head(response)
         return maps
 

@@ -79,6 +79,12 @@ class Select(nn.Module):
         self.register_buffer("cell_row", grid.repeat_interleave(cells)[None], persistent=False)  # (1, N*N)
         self.register_buffer("cell_column", grid.repeat(cells)[None], persistent=False)
 
+    def central(self, margin: int) -> Select:
+        """The same choice among the candidates of the central cells alone, which keep their window weights."""
+        inner = Select(self.crop, self.spec, self.cells - 2 * margin, self.anchors)
+        inner.hann = central_cells(self.hann, self.cells, margin)
+        return inner
+
     def forward(self, p: Tensor, boxes: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The next state for the best candidate.
 
@@ -126,6 +132,12 @@ class Select(nn.Module):
         return psr, (response * far).amax(dim=1, keepdim=True)
 
 
+def central_cells(candidates: Tensor, cells: int, margin: int) -> Tensor:
+    """The candidates (..., A * n * n) of the central n = cells - 2 * margin cells per side out of (..., A * cells * cells)."""
+    grids = candidates.reshape(*candidates.shape[:-1], -1, cells, cells)
+    return grids[..., margin : cells - margin, margin : cells - margin].flatten(-3)
+
+
 class PointDecode(nn.Module):
     """Decode of distance maps: each cell predicts left, top, right, bottom distances in patch px (after exp).
 
@@ -138,10 +150,16 @@ class PointDecode(nn.Module):
 
     def __init__(self, crop: CropSpec, spec: DecodeSpec, *, cells: int, stride: int, offset_px: float = 0.0) -> None:
         super().__init__()
+        self.stride = stride
         self.select = Select(crop, spec, cells, 1)
         grid = (torch.arange(cells, dtype=torch.float32) - cells // 2) * stride + offset_px
         points = torch.stack((grid.repeat(cells), grid.repeat_interleave(cells)))[None]  # (1, 2, K)
         self.register_buffer("points", points, persistent=False)
+
+    def keep_central(self, margin: int) -> None:
+        """Decode the maps of a search patch that is ``margin`` cells smaller on each side."""
+        self.points = central_cells(self.points, self.select.cells, margin)
+        self.select = self.select.central(margin)
 
     def candidates(self, cls: Tensor, loc: Tensor) -> tuple[Tensor, Tensor]:
         """Foreground probability (B, K) and boxes (B, 4, K) centre x, y, width, height, in patch px from the patch centre."""
@@ -188,6 +206,7 @@ class AnchorDecode(nn.Module):
         ratios: Sequence[float] = (0.33, 0.5, 1.0, 2.0, 3.0),
     ) -> None:
         super().__init__()
+        self.stride = stride
         self.anchors = len(ratios)
         self.select = Select(crop, spec, cells, self.anchors)
         grid = (torch.arange(cells, dtype=torch.float32) - cells // 2) * stride
@@ -196,6 +215,11 @@ class AnchorDecode(nn.Module):
             flat = torch.ones(cells * cells)
             rows.append(torch.stack((grid.repeat(cells), grid.repeat_interleave(cells), width * flat, height * flat)))
         self.register_buffer("boxes", torch.cat(rows, dim=1)[None], persistent=False)  # (1, 4, K)
+
+    def keep_central(self, margin: int) -> None:
+        """Decode the maps of a search patch that is ``margin`` cells smaller on each side."""
+        self.boxes = central_cells(self.boxes, self.select.cells, margin)
+        self.select = self.select.central(margin)
 
     def candidates(self, cls: Tensor, loc: Tensor) -> tuple[Tensor, Tensor]:
         """Foreground probability (B, K) and boxes (B, 4, K) centre x, y, width, height, in patch px from the patch centre."""

@@ -375,10 +375,15 @@ def nanotrack_v1() -> NanoTrack:
     return NanoTrack(version="nanotrack-v1", stages=STAGES, head=HeadV1(), cells=16, spec=spec)
 
 
+V2_NEAR_MARGIN = 3  # [ours] a patch of 159 px; how it was chosen: benchmarks/results/near.md
+
+
 def nanotrack_v2() -> NanoTrack:
     """NanoTrack V2, constants of the authors' configuration."""
     spec = DecodeSpec(penalty_k=0.150, window=0.490, lr=0.385)
-    return NanoTrack(version="nanotrack-v2", stages=STAGES, head=HeadV2(), cells=16, spec=spec)
+    model = NanoTrack(version="nanotrack-v2", stages=STAGES, head=HeadV2(), cells=16, spec=spec)
+    model.near_margin = V2_NEAR_MARGIN
+    return model
 
 
 def nanotrack_v3() -> NanoTrack:

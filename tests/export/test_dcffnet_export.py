@@ -62,10 +62,9 @@ def test_every_variant_is_exported_with_what_it_needs_and_computes_what_the_mode
         assert max(memory) < (2e-3 if precision == "fp16" else 1e-5)
         assert 1e-4 < max(maps) < (2e-2 if precision == "fp16" else 0.3)
     assert made.report.failures == ()
-    if precision == "fp16":  # the correlations stay in float32
+    if precision == "fp16":
         graph = onnx.load(made.bundle.graph_path("search")).graph
         kinds = element_types(graph)
-        assert {kinds[key] for node in graph.node if node.op_type == "MatMul" for key in node.input} == {FLOAT}
         assert {kinds[key] for node in graph.node if node.op_type == "Conv" for key in node.input} == {FLOAT16}
 
 
@@ -74,13 +73,18 @@ def search_graph() -> onnx.ModelProto:
     return export_patch_graph(fold_batch_norm(initial_model("dcffnet")), "search")
 
 
-def test_the_correlations_are_products_with_constant_matrices(search_graph):
-    """In float32 and without run-time convolutions, gathers or shapes that are computed."""
-    constants = {tensor.name for tensor in search_graph.graph.initializer}
-    nodes = search_graph.graph.node
-    assert all(node.input[1] in constants for node in nodes if node.op_type == "Conv")
+@pytest.mark.parametrize("lowering", [None, "fourier"])
+def test_the_correlations_are_run_time_convolutions_or_products_with_constant_matrices(lowering):
+    """Without gathers or shapes that are computed."""
+    model = initial_model("dcffnet")
+    model.lowering = lowering
+    graph = export_patch_graph(fold_batch_norm(model), "search").graph
+    constants = {tensor.name for tensor in graph.initializer}
+    nodes = graph.node
+    convolved = [node for node in nodes if node.op_type == "Conv" and node.input[1] not in constants]
     products = [node for node in nodes if node.op_type == "MatMul"]
-    assert len(products) == 3 * 6 and all(constants & set(node.input) for node in products)
+    assert (len(convolved), len(products)) == ((0, 3 * 6) if lowering else (3, 0))
+    assert all(constants & set(node.input) for node in products)
     assert not {node.op_type for node in nodes} & {"Range", "Shape", "Cos", "Sin", "ScatterND", "GatherND"}
     resized = [node for node in nodes if node.op_type == "Resize"]
     assert len(resized) == 2

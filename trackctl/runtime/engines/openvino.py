@@ -39,7 +39,7 @@ class OpenVinoEngine(CpuEngine):
     """A graph compiled for latency, its inputs and outputs in numpy's memory.
 
     An fp16 bundle is computed in bfloat16 where the CPU has it, else in float32, and so is what the search graph of an int8
-    bundle leaves in float: that took 6 to 9 % off its time. An fp32 bundle and the template of an int8 one, which runs once
+    bundle leaves in float. An fp32 bundle and the template of an int8 one, which runs once
     per target, are computed in float32. OpenVINO keeps everything behind the last convolution or matrix product, which is all
     of Decode, in float32; Crop lies before them, so a graph that takes whole frames is computed in float32.
     """

@@ -22,6 +22,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from cv2_tracker_nano import load_sequence, open_tracker, write_graphs
+from publish import publish
 
 from trackctl.evaluation.absence import KINDS, AbsenceClip, AbsenceScore, AbsenceSpec, absence_clips, judge_absence
 from trackctl.export.pipeline import export
@@ -99,10 +100,7 @@ def main() -> None:
     for name, given in scores.items():
         lines += [row(name, kind, [score for score in given if score.kind == kind]) for kind in KINDS]
         lines.append(row(name, "all", given))
-    text = "\n".join(lines)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    publish(lines, options.out)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from time import perf_counter_ns
 
 import numpy as np
 import torch
+from publish import publish
 
 from trackctl.export.pipeline import model_of
 from trackctl.runtime.bundle import SEARCH, Bundle
@@ -73,10 +74,7 @@ def main() -> None:
     for name, values in times.items():
         p50, p99 = np.percentile(values, [50, 99])
         lines.append(f"| {name} | {p50:.2f} | {p99:.2f} | {base / p50:.1f}x |")
-    text = "\n".join(lines)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    publish(lines, options.out)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import platform
 from pathlib import Path
 
 import numpy as np
+from publish import publish
 
 from trackctl.runtime.processor import Processor
 from trackctl.runtime.sources.synth import Synth, SynthSpec
@@ -56,10 +57,7 @@ def main() -> None:
         for name, values in columns.items():
             lines.append(f"| {name} | {np.percentile(values, 50):.3f} | {np.percentile(values, 99):.3f} |")
         lines += ["", f"Resident memory after 1,000 updates {early:.1f} MiB, then {grown:+.2f} MiB."]
-    text = "\n".join(lines)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    publish(lines, options.out)
 
 
 if __name__ == "__main__":

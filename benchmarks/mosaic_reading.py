@@ -16,6 +16,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from publish import publish
 
 from trackctl.runtime.contract import QUALITY_OUT, SCORE, SEARCH_PATCH, STATE_IN, STATE_OUT, TEMPLATE_PATCH, TensorSpec
 from trackctl.runtime.engine import FunctionEngine
@@ -105,10 +106,7 @@ def main() -> None:
                 f"{np.median(raw.sum(axis=1)):.2f} | {np.percentile(raw.sum(axis=1), 95):.2f} | {np.median(png[:, 0]):.2f} |"
             )
     lines += ["", "Milliseconds of processor time: what the frame costs, whatever else the machine does."]
-    text = "\n".join(lines)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    publish(lines, options.out)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 from time import perf_counter_ns, process_time_ns
 
 import numpy as np
+from publish import publish
 
 from trackctl.runtime.geometry import Box
 from trackctl.runtime.multi import MultiTracker
@@ -71,10 +72,7 @@ def main() -> None:
             ratio = np.median(times[:, 1] / times[:, 0])
             lines.append(f"| {name} | {one:.2f} | {together_ms:.2f} | {each:.2f} | {ratio:.2f} |")
         lines += ["", f"Largest difference of a box from that of a tracker of its own: {apart:.2g} px."]
-    text = "\n".join(lines)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    publish(lines, options.out)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from cv2_tracker_nano import SEQUENCES, load_sequence, success_auc
+from publish import publish
 
 from trackctl.calibration.record import Tap
 from trackctl.export.pipeline import export_model, prepared_model
@@ -105,10 +106,7 @@ def main() -> None:
     ]
     for margin in options.margins:
         lines += rows(options.model, weights, margin, sequences, options.every)
-    text = "\n".join(lines)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    publish(lines, options.out)
 
 
 if __name__ == "__main__":

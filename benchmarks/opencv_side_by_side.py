@@ -19,6 +19,7 @@ from time import perf_counter_ns
 import cv2
 import numpy as np
 from cv2_tracker_nano import SEQUENCES, load_sequence, open_tracker, success_auc, track, write_graphs
+from publish import publish
 
 from trackctl.calibration.footage import Footage
 from trackctl.export.pipeline import Calibration, export
@@ -61,10 +62,7 @@ def main() -> None:
         write_graphs(weights, Path(folder))
         for precision in options.precision:
             lines += _table(options.model, precision, weights, Path(folder), options.shared, options.thermal)
-    text = "\n".join(lines)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    publish(lines, options.out)
 
 
 def _table(model: str, precision: Precision, weights: Path, folder: Path, shared: Path, thermal: bool) -> list[str]:

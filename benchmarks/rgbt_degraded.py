@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from publish import publish
 
 from trackctl.evaluation.ope import agreement, curves, summary
 from trackctl.evaluation.protocol import OpeProtocol
@@ -155,10 +156,7 @@ def main() -> None:
         lines.append(
             f"| {name} | {sum(score.losses.values())} | {counts} | {np.mean(score.overlap):.3f} | {np.mean(score.auc):.3f} |"
         )
-    text = "\n".join(lines)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    publish(lines, options.out)
 
 
 if __name__ == "__main__":

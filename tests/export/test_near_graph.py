@@ -7,10 +7,14 @@ import copy
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from trackctl.calibration.record import Tap
 from trackctl.export.near import near_feeds, near_model
-from trackctl.export.pipeline import Calibration, export, export_model
+from trackctl.export.pipeline import Calibration, export, export_model, prepared_model
 from trackctl.runtime.bundle import Bundle
+from trackctl.runtime.confidence import ConfidenceSpec
+from trackctl.runtime.engine import Engine
 from trackctl.runtime.engines.openvino import OpenVinoEngine
 from trackctl.runtime.geometry import boxes_array, iou
 from trackctl.runtime.multi import MultiTracker
@@ -19,6 +23,8 @@ from trackctl.runtime.select import open_engines
 from trackctl.runtime.sources.synth import Synth, SynthSpec
 from trackctl.runtime.tracker import Tracker
 from trackctl.training.dcfg import dcfg_edge
+from trackctl.training.engine import example_inputs
+from trackctl.training.model import SearchGraph
 from trackctl.training.nanotrack import nanotrack_v2
 
 MARGIN = 5  # cells of 8 px: a patch of 175 px
@@ -84,6 +90,17 @@ def test_both_choose_alike_among_the_central_cells(model):
         torch.testing.assert_close(inner[:2], whole[:2])
 
 
+def test_it_does_less_than_half_of_the_work():
+    def operations(model) -> int:
+        _, search = example_inputs(model)
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            SearchGraph(model)(*search.values())
+        return counter.get_total_flops()
+
+    model, _ = prepared_model("dcfg-edge")
+    assert operations(near_model(model)) / operations(model) == pytest.approx(0.4425, abs=1e-4)
+
+
 def test_feeds_are_cut_to_the_middle(graphs, model, feeds):
     from trackctl.export.graphs import export_patch_graph, fold_batch_norm
 
@@ -125,20 +142,26 @@ def bundle(tmp_path_factory):
 
 def test_the_default_tracker_goes_where_it_goes_without(bundle, clip):
     frames = [frame.pixels for frame in clip]
+    searches: list[str] = []
 
-    def follow(tracker: Tracker):
-        with tracker:
+    def opened(key: str) -> Tap:
+        entry = bundle.graph(key)
+        engine = OpenVinoEngine.open(
+            bundle.graph_path(key), expected_inputs=entry.inputs, expected_outputs=entry.outputs, threads=1, precision="fp32"
+        )
+        return Tap(engine, lambda *_: searches.append(key))
+
+    def follow(search: Engine):
+        confidence = ConfidenceSpec.from_mapping(bundle.manifest.confidence)
+        with Tracker(opened("template"), search, crop=bundle.manifest.crop, channels=1, confidence=confidence) as tracker:
             tracker.init(frames[0], clip.initial_box)
             return boxes_array([tracker.update(frame).box for frame in frames[1:]])
 
-    def plain(key: str) -> OpenVinoEngine:
-        entry = bundle.graph(key)
-        return OpenVinoEngine.open(
-            bundle.graph_path(key), expected_inputs=entry.inputs, expected_outputs=entry.outputs, threads=1, precision="fp32"
-        )
-
-    with_near = follow(Tracker.open(bundle.path, engine="openvino", threads=1, redetection=None))
-    without = follow(Tracker(plain("template"), plain("search"), crop=bundle.manifest.crop, channels=1))
+    without = follow(opened("search"))
+    searches.clear()
+    with_near = follow(NearFirst(opened("near"), opened("search"), ConfidenceSpec.from_mapping(bundle.manifest.confidence)))
+    assert searches.count("near") == len(frames) - 1  # TRACKING throughout
+    assert searches.count("search") < 0.2 * len(frames)
     assert float(np.mean(iou(with_near, without))) > 0.95
     assert float(np.mean(iou(with_near, clip.boxes_ltwh[1:]))) > 0.5
 

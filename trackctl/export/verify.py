@@ -32,8 +32,8 @@ from trackctl.training.engine import SEARCH_OUTPUTS, example_inputs, module_engi
 from trackctl.training.model import SearchGraph, TemplateGraph, TrackerModel
 
 PATCH_CUT = "patch"
-# Frames on which each other cut is compared; its Core is that of the patch cut.
-FEW_FRAMES = 20
+# Frames on which each frame cut is compared; its Core is that of the patch cut.
+FRAME_CUT_FRAMES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,11 +107,12 @@ def verify(
             progress(f"comparing the {name} graphs with PyTorch")
         with _opened(bundle, keys, threads) as candidate:
             engine = candidate.search.name
-            shown = footage if form is None else conform(footage, form)
-            if name != PATCH_CUT:
-                shown = replace(shown, frames=min(FEW_FRAMES, shown.frames or FEW_FRAMES))
             seen = near_model(model) if name == NEAR else model
-            reference = Engines(*torch_engines(seen)) if form is None else _torch_frame_engines(seen, form)
+            if form is None:
+                reference, shown = Engines(*torch_engines(seen)), footage
+            else:
+                reference, shown = _torch_frame_engines(seen, form), conform(footage, form)
+                shown = replace(shown, frames=min(FRAME_CUT_FRAMES, shown.frames or FRAME_CUT_FRAMES))
             cuts[name] = measure_drift(reference, candidate, shown, crop=seen.crop, channels=manifest.channels)
     judged = (*manifest.memory, CLS, LOC)
     failures = tuple(failure for name, drift in cuts.items() for failure in _failures(name, drift, manifest.precision, judged))

@@ -114,7 +114,6 @@ class Manifest:
             patch = TensorSpec("float32", (batch, self.channels, side, side))
             if graph.inputs.get(name) != patch:
                 raise BundleError(f"{graph.file} takes {name!r} as {graph.inputs.get(name)}, expected {patch}: {_AGAIN}")
-
         if NEAR in self.graphs:
             self._check_near(self.graphs[NEAR], search)
 

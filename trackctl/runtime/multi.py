@@ -50,7 +50,7 @@ class Batch:
             self._rebind |= name not in self._live
 
     def run(self, slots: Collection[int]) -> Mapping[str, Array]:
-        """The outputs of the rows of these slots; the next run overwrites them. Other rows may hold anything."""
+        """The outputs of all rows; the next run overwrites them. Only those of the given slots need to be right."""
         if isinstance(self.engine, NearFirst):
             self.engine.idle[:] = [slot.index not in slots for slot in self.slots]
         if self._rebind:

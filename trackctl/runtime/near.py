@@ -65,8 +65,8 @@ class NearFirst(EngineContext):
             return self._whole.run(feeds)
         np.copyto(self._patch, middle(feeds[SEARCH_PATCH], self._patch.shape[-1]))
         near = self._near.run({**feeds, SEARCH_PATCH: self._patch})
-        score, psr = near[SCORE][:, 0].astype(np.float32), near[QUALITY_OUT][:, _PSR].astype(np.float32)
-        sure = hopeful & (score >= self._spec.near_score) & (psr >= self._spec.sure_psr)
+        sure = hopeful & np.greater_equal(near[SCORE][:, 0], self._spec.near_score)
+        sure &= np.greater_equal(near[QUALITY_OUT][:, _PSR], self._spec.sure_psr)
         if (sure | self.idle).all():
             return near
         whole = self._whole.run(feeds)

@@ -28,7 +28,6 @@ from trackctl.runtime.confidence import ConfidenceSpec
 from trackctl.runtime.contract import Array
 from trackctl.runtime.engines.openvino import OpenVinoEngine
 from trackctl.runtime.geometry import Box, Float64Array, boxes_array
-from trackctl.runtime.near import NearFirst
 from trackctl.runtime.processor import Processor
 from trackctl.runtime.tracker import DEFAULT_REDETECTION, Tracker
 
@@ -70,10 +69,14 @@ def rows(name: str, weights: Path | None, margin: int, sequences: Mapping[str, S
 
                 return Tap(opened(bundle, key), count)
 
-            whole = counted(SEARCH)
-            search = NearFirst(counted(NEAR), whole, spec) if margin else whole
             tracker = Tracker(
-                opened(bundle, TEMPLATE), search, crop=model.crop, channels=1, confidence=spec, redetection=DEFAULT_REDETECTION
+                opened(bundle, TEMPLATE),
+                counted(SEARCH),
+                counted(NEAR) if margin else None,
+                crop=model.crop,
+                channels=1,
+                confidence=spec,
+                redetection=DEFAULT_REDETECTION,
             )
             with tracker:
                 aucs = {key: mean_success(tracker, sequence, every) for key, sequence in sequences.items()}

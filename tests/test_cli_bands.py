@@ -12,7 +12,7 @@ import pytest
 from trackctl.cli import main
 from trackctl.evaluation.band_picture import IMPORTANCE, SELECT, WEIGHT
 from trackctl.runtime.contract import QUALITY_OUT, SCORE, SEARCH_PATCH, STATE_IN, STATE_OUT, TEMPLATE_PATCH, TensorSpec
-from trackctl.runtime.engine import FunctionEngine
+from trackctl.runtime.engine import Engines, FunctionEngine
 from trackctl.runtime.geometry import CropSpec
 
 BANDS = 9
@@ -36,9 +36,9 @@ def bundle(monkeypatch: pytest.MonkeyPatch) -> str:
     found = {STATE_OUT: state, SCORE: TensorSpec("float32", (1, 1)), QUALITY_OUT: TensorSpec("float32", (1, 3))}
     patches = [TensorSpec("float32", (1, BANDS, size, size)) for size in (crop.template_size, crop.search_size)]
 
-    def open_engines(*_: object) -> tuple[FunctionEngine, FunctionEngine, None]:
+    def open_engines(*_: object) -> tuple[Engines, None]:
         template = FunctionEngine(ranked, {TEMPLATE_PATCH: patches[0]}, outputs)
-        return template, FunctionEngine(lambda feeds: {}, {SEARCH_PATCH: patches[1], STATE_IN: state}, found), None
+        return Engines(template, FunctionEngine(lambda feeds: {}, {SEARCH_PATCH: patches[1], STATE_IN: state}, found)), None
 
     manifest = SimpleNamespace(crop=crop, channels=BANDS)
     monkeypatch.setattr("trackctl.runtime.bundle.Bundle.open", lambda path: SimpleNamespace(manifest=manifest))

@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from trackctl.calibration.record import Tap
-from trackctl.export.near import near_feeds, near_model
+from trackctl.export.near import middle, near_feeds, near_model
 from trackctl.export.pipeline import Calibration, export, export_model, prepared_model
 from trackctl.runtime.bundle import Bundle
 from trackctl.runtime.confidence import ConfidenceSpec
@@ -18,7 +18,6 @@ from trackctl.runtime.engine import Engine
 from trackctl.runtime.engines.openvino import OpenVinoEngine
 from trackctl.runtime.geometry import boxes_array, iou
 from trackctl.runtime.multi import MultiTracker
-from trackctl.runtime.near import NearFirst, middle
 from trackctl.runtime.select import open_engines
 from trackctl.runtime.sources.synth import Synth, SynthSpec
 from trackctl.runtime.tracker import Tracker
@@ -68,7 +67,7 @@ def test_both_see_the_same_cells_the_same(model, patches):
     with torch.inference_mode():
         memory = model.template(template)
         whole = model.search(search, memory)
-        inner = near.search(torch.from_numpy(middle(search.numpy(), near.crop.search_size).copy()), memory)
+        inner = near.search(torch.from_numpy(middle(search.numpy(), near.crop.search_size)), memory)
     for a, b in zip(whole, inner, strict=True):
         cut = a[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN]
         assert b.shape == cut.shape
@@ -124,10 +123,9 @@ def test_the_bundle_holds_it_and_the_proof_covers_it(model, footage, tmp_path, p
     assert near.tensors["cls"].mixed < (1e-5 if precision == "fp32" else 1.0)
     assert near.step_iou > (0.9999 if precision == "fp32" else 0.8)
     for kind in ("openvino", "onnxruntime"):
-        template, search, _ = open_engines(bundle, kind, 1)
-        assert isinstance(search, NearFirst) and search.name.startswith(kind)
-        template.close()
-        search.close()
+        engines, _ = open_engines(bundle, kind, 1)
+        assert engines.near is not None and engines.near.name.startswith(kind)
+        engines.close()
 
 
 @pytest.fixture(scope="module")
@@ -151,15 +149,15 @@ def test_the_default_tracker_goes_where_it_goes_without(bundle, clip):
         )
         return Tap(engine, lambda *_: searches.append(key))
 
-    def follow(search: Engine):
+    def follow(*engines: Engine):
         confidence = ConfidenceSpec.from_mapping(bundle.manifest.confidence)
-        with Tracker(opened("template"), search, crop=bundle.manifest.crop, channels=1, confidence=confidence) as tracker:
+        with Tracker(opened("template"), *engines, crop=bundle.manifest.crop, channels=1, confidence=confidence) as tracker:
             tracker.init(frames[0], clip.initial_box)
             return boxes_array([tracker.update(frame).box for frame in frames[1:]])
 
     without = follow(opened("search"))
     searches.clear()
-    with_near = follow(NearFirst(opened("near"), opened("search"), ConfidenceSpec.from_mapping(bundle.manifest.confidence)))
+    with_near = follow(opened("search"), opened("near"))
     assert searches.count("near") == len(frames) - 1  # TRACKING throughout
     assert searches.count("search") < 0.2 * len(frames)
     assert float(np.mean(iou(with_near, without))) > 0.95

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,47 +9,55 @@ from hypothesis import strategies as st
 
 from trackctl.runtime.confidence import ConfidenceSpec
 from trackctl.runtime.contract import TensorSpec
-from trackctl.runtime.engine import Engine, FunctionEngine
+from trackctl.runtime.crop import HostCrop, band_fill, band_tone, frame_fill
+from trackctl.runtime.engine import FunctionEngine
 from trackctl.runtime.errors import EngineError
+from trackctl.runtime.frame import BGR8, GRAY8
 from trackctl.runtime.geometry import CropSpec
-from trackctl.runtime.near import NearFirst, middle
+from trackctl.runtime.multi import MultiTracker
 from trackctl.runtime.tracker import Tracker
 
-SPEC = ConfidenceSpec(near_score=0.9, sure_psr=5.0)
+SPEC = ConfidenceSpec(near_score=0.9, sure_psr=5.0, found_after=2)
 WHOLE, NEAR = 41, 21
-STATE = np.array([[320.0, 256.0, 40.0, 30.0, 640.0, 512.0]], dtype=np.float32)
+CROP = CropSpec(template_size=21, search_size=WHOLE)
+# Its template square is of 21 px, so that a patch shows the frame's very pixels; its centre is that of the pixel (40, 30).
+BOX = (35.25, 25.25, 10.5, 10.5)
+COLUMN, ROW = 40, 30
 
 
-def spot_finder(side: int, calls: list[int], psr: float = 8.0) -> FunctionEngine:
-    """Finds the brightest pixel of its patch, surer the brighter it is; ``gain`` is its memory."""
+def spot_finder(side: int, calls: list[int], psr: float, count: int) -> FunctionEngine:
+    """Finds the brightest pixel of each row's patch, surer the brighter it is; ``gain`` is its memory."""
 
     def search(feeds):
         calls.append(side)
-        patch = feeds["search"][0, 0] * feeds["gain"][0, 0]
-        row, column = np.unravel_index(patch.argmax(), patch.shape)
+        patches = feeds["search"][:, 0] * feeds["gain"][:, :, None]
+        rows, columns = np.unravel_index(patches.reshape(count, -1).argmax(axis=1), (side, side))
         moved = feeds["state"].copy()
-        moved[0, :2] += (column - side // 2, row - side // 2)
-        return {
-            "next_state": moved,
-            "score": np.array([[patch.max()]], dtype=np.float32),
-            "quality": np.array([[psr, 0.0, 9.0]], dtype=np.float32),
-            "cls": patch[None, None],
-        }
+        moved[:, 0] += columns - side // 2
+        moved[:, 1] += rows - side // 2
+        quality = np.tile(np.array([[psr, 0.0, 9.0]], dtype=np.float32), (count, 1))
+        return {"next_state": moved, "score": patches.max(axis=(1, 2))[:, None], "quality": quality}
 
-    inputs = {"search": TensorSpec("float32", (1, 1, side, side)), "state": TensorSpec("float32", (1, 6))}
-    inputs["gain"] = TensorSpec("float32", (1, 1))
-    outputs = {
-        "next_state": TensorSpec("float32", (1, 6)),
-        "score": TensorSpec("float32", (1, 1)),
-        "quality": TensorSpec("float32", (1, 3)),
-        "cls": TensorSpec("float32", (1, 1, side, side)),
-    }
-    return FunctionEngine(search, inputs, outputs, name=f"spots of {side}")
+    inputs = {"search": (count, 1, side, side), "state": (count, 6), "gain": (count, 1)}
+    outputs = {"next_state": (count, 6), "score": (count, 1), "quality": (count, 3)}
+    specs = [{name: TensorSpec("float32", shape) for name, shape in part.items()} for part in (inputs, outputs)]
+    return FunctionEngine(search, *specs, name=f"spots of {side}")
 
 
-def patch(row: int, column: int, level: float = 1.0) -> np.ndarray:
-    pixels = np.zeros((1, 1, WHOLE, WHOLE), dtype=np.float32)
-    pixels[0, 0, row, column] = level
+def engines(calls: list[int], psr: float = 8.0, count: int = 1) -> list[FunctionEngine]:
+    template = FunctionEngine(
+        lambda feeds: {"gain": np.full((1, 1), 1 / feeds["template"].max(), dtype=np.float32)},
+        {"template": TensorSpec("float32", (1, 1, 21, 21))},
+        {"gain": TensorSpec("float32", (1, 1))},
+    )
+    return [template, spot_finder(WHOLE, calls, psr, count), spot_finder(NEAR, calls, psr, count)]
+
+
+def frame(right: int = 0, down: int = 0, level: int = 200) -> np.ndarray:
+    """A spot so far from the first box's centre; the noise differs from frame to frame, as a sensor's does."""
+    frame.count = getattr(frame, "count", 0) + 1
+    pixels = np.random.default_rng(frame.count).integers(0, 8, (60, 80), dtype=np.uint8)
+    pixels[ROW + down, COLUMN + right] = level
     return pixels
 
 
@@ -60,96 +66,46 @@ def calls() -> list[int]:
     return []
 
 
-@pytest.fixture
-def engine(calls) -> NearFirst:
-    made = NearFirst(spot_finder(NEAR, calls), spot_finder(WHOLE, calls), SPEC)
-    made.bind({"gain": np.ones((1, 1), dtype=np.float32)})
-    return made
+def begun(calls: list[int], psr: float = 8.0) -> Tracker:
+    tracker = Tracker(*engines(calls, psr), crop=CROP, channels=1, confidence=SPEC)
+    tracker.init(frame(), BOX)
+    return tracker
 
 
-def moved(outputs) -> tuple[float, float]:
-    return tuple((outputs["next_state"] - STATE)[0, :2].tolist())
+def way(tracker: Tracker, *frames: np.ndarray) -> list[tuple[float, float]]:
+    """How far the box is from the first one after each frame."""
+    boxes = [tracker.update(pixels).box for pixels in frames]
+    return [(box.left - BOX[0], box.top - BOX[1]) for box in boxes]
 
 
-@given(st.integers(1, 40), st.integers(0, 20))
-def test_the_middle_has_as_much_on_either_side(size, margin):
-    whole = np.arange((size + 2 * margin) ** 2).reshape(1, 1, size + 2 * margin, -1)
-    np.testing.assert_array_equal(
-        np.pad(middle(whole, size)[0, 0], margin), np.where(border(whole[0, 0], margin), 0, whole[0, 0])
-    )
-
-
-def border(grid: np.ndarray, margin: int) -> np.ndarray:
-    rows, columns = np.indices(grid.shape)
-    side = len(grid)
-    inner = [(axis >= margin) & (axis < side - margin) for axis in (rows, columns)]
-    return ~(inner[0] & inner[1])
-
-
-def test_it_is_an_engine_of_whole_patches(engine, calls):
-    assert isinstance(engine, Engine)
-    assert engine.name == f"spots of {WHOLE}"
-    assert engine.inputs["search"].shape == (1, 1, WHOLE, WHOLE)
-    assert list(engine.outputs) == ["next_state", "score", "quality"]  # maps have two sizes
-
-
-@given(st.integers(10, 30), st.integers(10, 30))
-def test_a_sure_target_in_the_middle_costs_one_near_search_and_is_where_the_whole_search_finds_it(row, column):
+@given(st.integers(-10, 10), st.integers(-10, 10))
+def test_a_sure_target_in_the_middle_costs_one_near_search_and_is_where_the_whole_search_finds_it(right, down):
     calls: list[int] = []
-    engine = NearFirst(spot_finder(NEAR, calls), spot_finder(WHOLE, calls), SPEC)
-    engine.bind({"gain": np.ones((1, 1), dtype=np.float32)})
-    for _ in range(2):
-        found = engine.run({"search": patch(row, column), "state": STATE})
+    frames = [frame(right, down), frame()]
+    found = way(begun(calls), *frames)
     assert calls == [NEAR, NEAR]
-    assert moved(found) == (column - WHOLE // 2, row - WHOLE // 2)
+    assert found == [(right, down), (0.0, 0.0)]
+    template, search, _ = engines(calls)
+    without = Tracker(template, search, crop=CROP, channels=1, confidence=SPEC)
+    without.init(frame(), BOX)
+    assert way(without, *frames) == found
+    assert calls[2:] == [WHOLE, WHOLE]
 
 
-def test_what_is_outside_the_middle_is_found_in_the_same_frame_and_near_again_after_that(engine, calls):
-    found = engine.run({"search": patch(3, 37), "state": STATE})
-    assert calls == [NEAR, WHOLE]
-    assert moved(found) == (17.0, -17.0)
-    engine.run({"search": patch(20, 20), "state": STATE})
+def test_what_is_outside_the_middle_is_found_in_the_same_frame_and_near_again_after_that(calls):
+    assert way(begun(calls), frame(17, -17), frame(17, -17)) == [(17.0, -17.0), (17.0, -17.0)]
     assert calls == [NEAR, WHOLE, NEAR]  # still the near window first: the target is TRACKING
 
 
-def test_what_is_not_tracking_is_looked_for_in_the_whole_window_alone(engine, calls):
-    engine.told(False)
-    engine.run({"search": patch(20, 20), "state": STATE})
-    assert calls == [WHOLE]
-
-
 def test_a_flat_peak_is_not_sure(calls):
-    engine = NearFirst(spot_finder(NEAR, calls, psr=4.9), spot_finder(WHOLE, calls), SPEC)
-    engine.bind({"gain": np.ones((1, 1), dtype=np.float32)})
-    engine.run({"search": patch(20, 20), "state": STATE})
+    assert way(begun(calls, psr=4.9), frame(3, 3)) == [(3.0, 3.0)]
     assert calls == [NEAR, WHOLE]
 
 
-def test_both_know_the_target(engine):
-    engine.bind({"gain": np.full((1, 1), 2.0, dtype=np.float32)})
-    assert engine.run({"search": patch(20, 20, 0.5), "state": STATE})["score"] == 1.0
-    engine.told(False)
-    assert engine.run({"search": patch(20, 20, 0.5), "state": STATE})["score"] == 1.0
-
-
-def test_the_tracker_says_whether_it_is_tracking(calls):
+def test_what_is_not_tracking_is_looked_for_in_the_whole_window_alone(calls):
     """A target that fades: the near search finds it no more, then the tracker waits for two sure frames."""
-    template = FunctionEngine(
-        lambda _: {"gain": np.full((1, 1), 1 / 210, dtype=np.float32)},
-        {"template": TensorSpec("float32", (1, 1, 21, 21))},
-        {"gain": TensorSpec("float32", (1, 1))},
-    )
-    engine = NearFirst(spot_finder(NEAR, calls), spot_finder(WHOLE, calls), SPEC)
-    crop = CropSpec(template_size=21, search_size=WHOLE)
-    tracker = Tracker(template, engine, crop=crop, channels=1, confidence=replace(SPEC, found_after=2))
-
-    def frame(level: int) -> np.ndarray:
-        noise = np.random.default_rng(frames.pop()).integers(0, 8, (60, 80))
-        return (noise + level).astype(np.uint8)
-
-    frames = list(range(9))
-    tracker.init(frame(200), (30.0, 20.0, 10.0, 10.0))
-    found = [(tracker.update(frame(level)).status, calls.copy(), calls.clear()) for level in (200, 0, 200, 200, 200)]
+    tracker = begun(calls)
+    found = [(tracker.update(frame(level=level)).status, calls.copy(), calls.clear()) for level in (200, 0, 200, 200, 200)]
     assert [(status.value, searches) for status, searches, _ in found] == [
         ("TRACKING", [NEAR]),
         ("UNCERTAIN", [NEAR, WHOLE]),
@@ -159,10 +115,55 @@ def test_the_tracker_says_whether_it_is_tracking(calls):
     ]
 
 
-def test_closing_closes_both(engine):
-    with engine:
+def test_the_time_of_both_searches_is_in_the_stages(calls):
+    tracker = begun(calls)
+    for pixels in (frame(2, 2), frame(17, -17)):
+        spent = tracker.update(pixels).stages_ns
+        assert min(spent.values()) > 0
+        assert sum(ns for stage, ns in spent.items() if stage != "update") <= spent["update"]
+
+
+def test_closing_closes_all(calls):
+    template, search, near = engines(calls)
+    with Tracker(template, search, near, crop=CROP, channels=1):
         pass
-    with pytest.raises(EngineError, match=f"the engine 'spots of {NEAR}' is closed"):
-        engine.run({"search": patch(20, 20), "state": STATE})
-    with pytest.raises(EngineError, match=f"the engine 'spots of {WHOLE}' is closed"):
-        engine._whole.run({"search": patch(20, 20), "state": STATE})
+    for engine in (template, search, near):
+        with pytest.raises(EngineError, match="is closed"):
+            engine.run({})
+
+
+@given(st.integers(-10, 10), st.integers(-10, 10))
+def test_of_several_targets_only_one_that_is_not_sure_makes_them_look_further(right, down):
+    calls: list[int] = []
+    many = MultiTracker(*engines(calls, count=3), crop=CROP, channels=1, confidence=SPEC)
+    first = frame()
+    first[ROW, COLUMN - 25] = 200
+    targets = [many.add(first, box) for box in (BOX, (BOX[0] - 25, *BOX[1:]))]
+    moved = frame(right, down)
+    moved[ROW, COLUMN - 30] = 210
+    boxes = [result.box for result in many.update(moved).values()]
+    assert calls == [NEAR]
+    assert [box.left for box in boxes] == [BOX[0] + right, BOX[0] - 30]
+    gone = frame(right, down)  # the second one's
+    statuses = {target: result.status.value for target, result in many.update(gone).items()}
+    assert list(statuses) == targets
+    assert statuses[targets[0]] == "TRACKING"
+    assert calls == [NEAR, NEAR, WHOLE]
+    many.close()
+
+
+@given(st.floats(-20.0, 100.0), st.floats(-20.0, 80.0), st.floats(8.0, 150.0), st.sampled_from(["gray", "bgr", "bands"]))
+def test_the_near_patch_is_the_middle_of_the_whole_one(x, y, side, kind):
+    rng = np.random.default_rng(0)
+    channels = {"gray": 1, "bgr": 3, "bands": 5}[kind]
+    pixels = rng.integers(0, 255, (60, 80, channels), dtype=np.uint8)
+    crops = [HostCrop(63, channels), HostCrop(31, channels, whole=63)]
+    if kind == "bands":
+        planes = [np.ascontiguousarray(pixels[:, :, band]) for band in range(channels)]
+        tone = band_tone(planes, np.zeros(channels, dtype=np.float32), np.ones(channels, dtype=np.float32))
+        whole, near = (crop.bands(planes, (x, y), side, band_fill(planes), tone) for crop in crops)
+    else:
+        layout, shown = (BGR8, pixels) if kind == "bgr" else (GRAY8, np.ascontiguousarray(pixels[:, :, 0]))
+        whole, near = (crop(shown, layout, (x, y), side, frame_fill(shown)) for crop in crops)
+    assert near.shape == (1, channels, 31, 31)
+    np.testing.assert_allclose(near, whole[:, :, 16:47, 16:47], atol=0.01)

@@ -68,7 +68,7 @@ def track_once(template, search):
 
 def test_auto_measures_once_and_remembers(tmp_path, cache):
     bundle = tiny_bundle(tmp_path)
-    template, search, choice = open_engines(bundle)
+    (template, search, _), choice = open_engines(bundle)
     assert choice.kind in OPENERS
     assert choice.median_ms > 0
     assert search.name.startswith(choice.kind)
@@ -81,7 +81,7 @@ def test_auto_measures_once_and_remembers(tmp_path, cache):
     # A memory that no measurement gives shows that nothing was measured again.
     other = next(kind for kind in OPENERS if kind != choice.kind)
     (cache / MEMORY_FILE).write_text(json.dumps({key: {"kind": other, "threads": 1, "median_ms": 1e9}}))
-    template, search, again = open_engines(bundle)
+    (template, search, _), again = open_engines(bundle)
     assert again == Choice(kind=other, threads=1, median_ms=1e9)
     assert search.name.startswith(other)
     track_once(template, search)
@@ -89,7 +89,7 @@ def test_auto_measures_once_and_remembers(tmp_path, cache):
 
 @pytest.mark.parametrize("kind", list(OPENERS))
 def test_a_given_engine_and_thread_count_need_no_measurement(tmp_path, cache, kind):
-    template, search, choice = open_engines(tiny_bundle(tmp_path), kind, 1)
+    (template, search, _), choice = open_engines(tiny_bundle(tmp_path), kind, 1)
     assert choice == Choice(kind=kind, threads=1)
     assert not cache.exists()
     track_once(template, search)
@@ -139,7 +139,7 @@ def test_a_damaged_memory_is_forgotten_and_rewritten(cache, content):
 def test_a_cache_folder_that_cannot_be_made_is_no_failure(tmp_path, monkeypatch):
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("TRACKCTL_CACHE_DIR", str(tmp_path / "file/below"))
-    template, search, choice = open_engines(tiny_bundle(tmp_path), threads=1)
+    (template, search, _), choice = open_engines(tiny_bundle(tmp_path), threads=1)
     assert choice.median_ms > 0
     track_once(template, search)
 
@@ -154,7 +154,7 @@ def test_a_remembered_engine_that_no_longer_works_is_replaced(tmp_path, cache, m
         raise EngineError("the library lost a file")
 
     monkeypatch.setitem(OPENERS, "openvino", broken)
-    _, search, choice = open_engines(bundle, threads=1)
+    (_, search, _), choice = open_engines(bundle, threads=1)
     assert choice.kind == "onnxruntime"
     assert search.name == "onnxruntime x1"
     assert memory_of(cache)[key]["kind"] == "onnxruntime"

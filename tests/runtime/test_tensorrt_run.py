@@ -263,15 +263,15 @@ def test_auto_considers_the_gpu_only_where_one_answers(machine, bundle, monkeypa
     monkeypatch.setattr(
         select, "measure_ms", lambda engine, best: tried.append(engine.name) or {"tensorrt cuda-graph": 1.0}.get(engine.name, 2.0)
     )
-    template, search, choice = open_engines(bundle, threads=1)
+    (template, search, _), choice = open_engines(bundle, threads=1)
     assert choice == Choice(kind="tensorrt", threads=0, median_ms=1.0)
     assert (template.name, search.name) == ("tensorrt cuda-graph",) * 2
     assert len(tried) == 3
-    _, _, again = open_engines(bundle, threads=1)
+    _, again = open_engines(bundle, threads=1)
     assert again == choice
     assert len(tried) == 3
     monkeypatch.setattr(select, "gpu_answers", lambda: False)
-    _, search, choice = open_engines(bundle, threads=1)
+    (_, search, _), choice = open_engines(bundle, threads=1)
     assert choice.kind in select.OPENERS
 
 
@@ -279,7 +279,7 @@ def test_a_gpu_that_fails_leaves_auto_the_cpu(machine, bundle, monkeypatch, tmp_
     monkeypatch.setenv("TRACKCTL_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(select, "installed_kinds", lambda: ("tensorrt",))
     machine.library.refuse = "runtime"
-    _, _, choice = open_engines(bundle, threads=1)
+    _, choice = open_engines(bundle, threads=1)
     assert choice.kind in select.OPENERS
     with pytest.raises(EngineError, match="tensorrt cannot start on Recorded GPU"):
         open_engines(bundle, "tensorrt")

@@ -42,11 +42,11 @@ def bands(
     def keep(_: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
         made.update({name: tensor.copy() for name, tensor in outputs.items()})
 
-    template, search, _ = open_engines(opened, "onnxruntime", 1)
+    engines, _ = open_engines(opened, "onnxruntime", 1)
     manifest = opened.manifest
     with (
         open_source(source) as clip,
-        Tracker(Tap(template, keep), search, crop=manifest.crop, channels=manifest.channels) as tracker,
+        Tracker(Tap(engines.template, keep), engines.search, crop=manifest.crop, channels=manifest.channels) as tracker,
     ):
         frame = next(iter(clip))
         if frame.sensor is None:

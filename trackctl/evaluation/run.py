@@ -177,9 +177,8 @@ def _agree(folder: Path, wanted: dict[str, Any], bundle: Bundle, engine: str, th
         return kind
     if any((folder / name).exists() for name in (PLAIN, REALTIME)):
         raise InputError(f"{folder} holds results but no {SETTINGS_FILE} that says how they came about: choose another folder")
-    template, search, choice = open_engines(bundle, engine, threads)
-    template.close()
-    search.close()
+    engines, choice = open_engines(bundle, engine, threads)
+    engines.close()
     write_atomically(path, json.dumps({**wanted, "engine kind": choice.kind}, indent=1) + "\n")
     return choice.kind
 

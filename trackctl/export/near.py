@@ -1,4 +1,4 @@
-"""The near graph: the search of the middle of the window alone (trackctl/runtime/near.py)."""
+"""The near graph: the search of the middle of the window alone (what it is for: trackctl/runtime/tracker.py)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import replace
 import onnx
 
 from trackctl.runtime.contract import SEARCH_PATCH, Array
-from trackctl.runtime.near import middle
 from trackctl.training.model import TrackerModel
 
 
@@ -30,4 +29,11 @@ def near_feeds(graph: onnx.ModelProto, feeds: Sequence[Mapping[str, Array]]) -> 
     """What the near graph would have met where the search graph met ``feeds``."""
     patch = next(value for value in graph.graph.input if value.name == SEARCH_PATCH)
     search_size = patch.type.tensor_type.shape.dim[-1].dim_value
-    return [{**feed, SEARCH_PATCH: middle(feed[SEARCH_PATCH], search_size).copy()} for feed in feeds]
+    return [{**feed, SEARCH_PATCH: middle(feed[SEARCH_PATCH], search_size)} for feed in feeds]
+
+
+def middle(patch: Array, size: int) -> Array:
+    """The central (..., size, size) of a patch, a copy."""
+    margin = (patch.shape[-1] - size) // 2
+    cut: Array = patch[..., margin : margin + size, margin : margin + size].copy()
+    return cut

@@ -35,7 +35,7 @@ class ConfidenceSpec:
     Attributes:
         sure_score: least score (0..1) of a sure frame.
         sure_psr: least peak-to-sidelobe ratio of a sure frame.
-        near_score: least score of a target that is sure where it was looked for near by (runtime/near.py).
+        near_score: least score of a target that is sure where it was looked for near by (``Tracker``).
         lost_score: a frame below this score shows no target; the box stands.
         rebound: how far below its usual log-odds a target that was missed may be when it is found again.
         most_score: what is above counts as this when the usual log-odds are learnt: a target that scores very high may score much
@@ -94,6 +94,10 @@ class Confidence:
     def sure(self, score: float, psr: float) -> bool:
         """Whether that is a target in absolute terms."""
         return score >= self._spec.sure_score and psr >= self._spec.sure_psr
+
+    def sure_near(self, score: float, psr: float) -> bool:
+        """Whether a search of the middle of the window found a target beyond doubt, so that the rest need not be looked at."""
+        return score >= self._spec.near_score and psr >= self._spec.sure_psr
 
     def believable(self, score: float, psr: float, rebound: float | None = None) -> bool:
         """Whether that is the target as it usually looks, within the rebound of the thresholds or another one."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trackctl.runtime.contract import Array
 from trackctl.runtime.frame import BGR8, GRAY16, GRAY_OF_BGR
-from trackctl.runtime.geometry import patch_matrix
+from trackctl.runtime.geometry import Float64Array, patch_matrix
 
 Float32Array = NDArray[np.float32]
 
@@ -56,10 +56,11 @@ class HostCrop:
     Args:
         size: side of the patch, px.
         channels: channels of the patch; gray frames are repeated to fill three, colour frames become gray for one.
+        whole: side of the patch whose middle this one is, px, in steps of two from ``size``; None: it is the whole patch.
     """
 
-    def __init__(self, size: int, channels: int = 3) -> None:
-        self._size = size
+    def __init__(self, size: int, channels: int = 3, *, whole: int | None = None) -> None:
+        self._size, self._whole = size, whole or size
         self._patch = np.empty((1, channels, size, size), dtype=np.float32)
         self._planes = [self._patch[0, channel] for channel in range(channels)]
         self._sampled: Float32Array | None = None
@@ -79,11 +80,11 @@ class HostCrop:
             pixels: (H, W) or (H, W, 3) frame.
             layout: the frame's layout.
             centre_xy: centre of the square, continuous frame coordinates.
-            side_px: side of the square, frame px.
+            side_px: side of the square of the whole patch, frame px.
             fill: value per channel outside the frame, sensor units.
             tone: sensor counts that become 0 and 255 (``gray16`` only); values beyond are clipped.
         """
-        matrix = patch_matrix(centre_xy, side_px, self._size)
+        matrix = self._matrix(centre_xy, side_px)
         height, width = pixels.shape[:2]
         left, right = _span(matrix[0, 2], matrix[0, 0], self._size, width)
         top, bottom = _span(matrix[1, 2], matrix[1, 1], self._size, height)
@@ -136,7 +137,7 @@ class HostCrop:
             fill: count per band outside the frame.
             tone: counts (C,) of each band that become 0 and 255; values beyond are clipped.
         """
-        matrix = patch_matrix(centre_xy, side_px, self._size)
+        matrix = self._matrix(centre_xy, side_px)
         height, width = planes[0].shape
         left, right = _span(matrix[0, 2], matrix[0, 0], self._size, width)
         top, bottom = _span(matrix[1, 2], matrix[1, 1], self._size, height)
@@ -167,6 +168,11 @@ class HostCrop:
             cv2.split(sampled, self._planes[first : first + _TOGETHER])
         _apply_band_tone(patch, tone)
         return self._patch
+
+    def _matrix(self, centre_xy: tuple[float, float], side_px: float) -> Float64Array:
+        matrix = patch_matrix(centre_xy, side_px, self._whole)
+        matrix[:, 2] += matrix[0, 0] * ((self._whole - self._size) // 2)
+        return matrix
 
 
 def _span(first: float, step: float, size: int, limit: int) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from trackctl.runtime.contract import Array, TensorSpec
 from trackctl.runtime.errors import EngineError
@@ -45,12 +45,23 @@ class FrameBuffered(Protocol):
         """
 
 
-@runtime_checkable
-class Told(Protocol):
-    """A search engine that wants to know how its target fares."""
+class Engines(NamedTuple):
+    """What one tracker computes with.
 
-    def told(self, tracking: bool) -> None:
-        """Whether the target is TRACKING; said at ``init`` and after each frame."""
+    Attributes:
+        template: of the template graph.
+        search: of the search graph.
+        near: of the search graph of the patch's middle; None: the whole window is searched always.
+    """
+
+    template: Engine
+    search: Engine
+    near: Engine | None = None
+
+    def close(self) -> None:
+        """Release all of them."""
+        for engine in filter(None, self):
+            engine.close()
 
 
 class EngineContext:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -16,10 +16,9 @@ from trackctl.runtime.engines.tensorrt import Progress
 from trackctl.runtime.errors import InputError
 from trackctl.runtime.frame import Frame
 from trackctl.runtime.geometry import CropSpec
-from trackctl.runtime.near import NearFirst
 from trackctl.runtime.redetect import Redetection
 from trackctl.runtime.select import open_engines
-from trackctl.runtime.tracker import DEFAULT_REDETECTION, Result, TemplateUpdate, Tracker, finished
+from trackctl.runtime.tracker import DEFAULT_REDETECTION, Ask, Result, TemplateUpdate, Tracker, told
 
 
 class Batch:
@@ -49,10 +48,8 @@ class Batch:
             self._feeds[name][index * rows : (index + 1) * rows] = tensor
             self._rebind |= name not in self._live
 
-    def run(self, slots: Collection[int]) -> Mapping[str, Array]:
-        """The outputs of all rows; the next run overwrites them. Only those of the given slots need to be right."""
-        if isinstance(self.engine, NearFirst):
-            self.engine.idle[:] = [slot.index not in slots for slot in self.slots]
+    def run(self) -> Mapping[str, Array]:
+        """The outputs of all rows; the next run overwrites them."""
         if self._rebind:
             self.engine.bind({name: tensor for name, tensor in self._feeds.items() if name not in self._live})
             self._rebind = False
@@ -81,12 +78,7 @@ class Slot(EngineContext):
     def run(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """This target's outputs."""
         self._batch.put(self.index, feeds)
-        return self.mine(self._batch.run((self.index,)))
-
-    def told(self, tracking: bool) -> None:
-        """Whether this target is TRACKING."""
-        if isinstance(self._batch.engine, NearFirst):
-            self._batch.engine.told(tracking, self.index)
+        return self.mine(self._batch.run())
 
     def mine(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
         """This target's rows of the batch's outputs, views."""
@@ -112,6 +104,7 @@ class MultiTracker:
     Args:
         template: engine of the template graph, for one target.
         search: engine of the search patch graph for N targets.
+        near: engine of its near graph, as for a :class:`Tracker`. A target not sure there costs a search of all N windows.
         crop: crop constants.
         channels: channels of the patches.
         confidence: thresholds of the status.
@@ -123,6 +116,7 @@ class MultiTracker:
         self,
         template: Engine,
         search: Engine,
+        near: Engine | None = None,
         *,
         crop: CropSpec,
         channels: int = 3,
@@ -130,18 +124,20 @@ class MultiTracker:
         template_update: TemplateUpdate | None = None,
         redetection: Redetection | None = None,
     ) -> None:
-        self._template, self._batch = template, Batch(search)
+        self._template, self._search = template, Batch(search)
+        self._near = None if near is None else Batch(near)
         self._trackers = tuple(
             Tracker(
                 template,
                 slot,
+                None if self._near is None else self._near.slots[slot.index],
                 crop=crop,
                 channels=channels,
                 confidence=confidence,
                 template_update=template_update,
                 redetection=redetection,
             )
-            for slot in self._batch.slots
+            for slot in self._search.slots
         )
         self._active: dict[int, int] = {}  # target -> slot
         self._added = 0
@@ -159,11 +155,10 @@ class MultiTracker:
     ) -> MultiTracker:
         """The tracker of a bundle folder made with ``trackctl export --targets N``; arguments and errors as ``Tracker.open``."""
         bundle = Bundle.open(path)
-        template, search, _ = open_engines(bundle, engine, threads, progress)
+        engines, _ = open_engines(bundle, engine, threads, progress)
         manifest = bundle.manifest
         return cls(
-            template,
-            search,
+            *engines,
             crop=manifest.crop,
             channels=manifest.channels,
             confidence=ConfidenceSpec.from_mapping(manifest.confidence),
@@ -174,7 +169,7 @@ class MultiTracker:
     @property
     def engine_name(self) -> str:
         """What computes the search graph."""
-        return self._batch.engine.name
+        return self._search.engine.name
 
     @property
     def capacity(self) -> int:
@@ -223,19 +218,25 @@ class MultiTracker:
         if not self._active:
             raise InputError("got update() without targets, expected one or more: call add(frame, box)")
         steps = {target: self._trackers[slot].steps(frame) for target, slot in self._active.items()}
-        for target, slot in self._active.items():
-            self._batch.put(slot, next(steps[target]))
-        # Copies: a target that looks for itself elsewhere runs the batch again.
-        outputs = {name: tensor.copy() for name, tensor in self._batch.run(self._active.values()).items()}
-        results = {}
-        for target, slot in self._active.items():
-            results[target] = finished(steps[target], self._batch.slots[slot].mine(outputs))
-        return results
+        said: dict[int, Ask | Result] = {target: next(step) for target, step in steps.items()}
+        # Near first: whoever is not sure there asks for the whole window next.
+        for batch in filter(None, (self._near, self._search)):
+            asks = {target: ask for target, ask in said.items() if isinstance(ask, Ask) and ask.engine in batch.slots}
+            if not asks:
+                continue
+            for target, ask in asks.items():
+                batch.put(self._active[target], ask.feeds)
+            # Copies: a target that looks for itself elsewhere runs the batch again.
+            outputs = {name: tensor.copy() for name, tensor in batch.run().items()}
+            for target in asks:
+                said[target] = told(steps[target], batch.slots[self._active[target]].mine(outputs))
+        return {target: result for target, result in said.items() if isinstance(result, Result)}
 
     def close(self) -> None:
         """Release both engines."""
         self._template.close()
-        self._batch.engine.close()
+        for batch in filter(None, (self._search, self._near)):
+            batch.engine.close()
         self._active.clear()
 
     def __enter__(self) -> MultiTracker:

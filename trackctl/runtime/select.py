@@ -21,9 +21,8 @@ import numpy as np
 
 from trackctl.runtime.atomic import write_whole
 from trackctl.runtime.bundle import NEAR, SEARCH, TEMPLATE, Bundle, frame_key
-from trackctl.runtime.confidence import ConfidenceSpec
 from trackctl.runtime.contract import FRAME, SEARCH_PATCH, STATE_IN, TONE, Array
-from trackctl.runtime.engine import Engine
+from trackctl.runtime.engine import Engine, Engines
 from trackctl.runtime.engines.cuda import Cuda, gpu_answers
 from trackctl.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from trackctl.runtime.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
@@ -31,7 +30,6 @@ from trackctl.runtime.engines.openvino import OpenVinoEngine
 from trackctl.runtime.engines.tensorrt import TENSORRT, TENSORRT_RTX, Progress, installed_kinds, load_library
 from trackctl.runtime.engines.tensorrt_run import TensorRtEngine
 from trackctl.runtime.errors import EngineError, InputError, MissingDependency, TrackctlError
-from trackctl.runtime.near import NearFirst
 from trackctl.runtime.processor import Processor
 
 AUTO = "auto"
@@ -86,8 +84,8 @@ def version(kind: str) -> str:
 
 def open_engines(
     bundle: Bundle, kind: str = AUTO, threads: int | None = None, progress: Progress | None = None
-) -> tuple[Engine, Engine, Choice]:
-    """The template engine, the search engine and why these.
+) -> tuple[Engines, Choice]:
+    """The engines of a bundle and why these.
 
     Args:
         bundle: whose graphs to open: patch graphs on the CPU; on a GPU the first frame graphs, if it has any.
@@ -111,16 +109,16 @@ def open_engines(
     counts = [threads] if threads is not None else thread_counts(processor.cores)
     candidates = [Choice(kind=name, threads=count) for name in kinds for count in ([0] if name in GPU_OPENERS else counts)]
     if len(candidates) == 1:
-        return *_open_both(bundle, candidates[0], None, progress), candidates[0]
+        return _open_all(bundle, candidates[0], None, progress), candidates[0]
     key = _key(bundle, candidates, processor)
     remembered = recall(key, candidates)
     if remembered is not None:
         # A broken memory (say, the package was damaged since) is no reason to fail while others may work.
         with contextlib.suppress(TrackctlError):
-            return *_open_both(bundle, remembered, None, progress), remembered
+            return _open_all(bundle, remembered, None, progress), remembered
     choice = fastest(bundle, candidates, progress)
     remember(key, choice)
-    return *_open_both(bundle, choice, None, progress), choice
+    return _open_all(bundle, choice, None, progress), choice
 
 
 class CutChooser:
@@ -139,8 +137,8 @@ class CutChooser:
         self._bundle, self._choice, self._progress = bundle, choice, progress
         self._keys = graph_keys(bundle, choice.kind, None)
 
-    def engines_for(self, form: Form) -> tuple[Engine, Engine] | None:
-        """Engines of the template and of the search graph for frames of this form; None if those opened last are right.
+    def engines_for(self, form: Form) -> Engines | None:
+        """Engines for frames of this form; None if those opened last are right.
 
         Raises:
             EngineError: they cannot be opened; those opened last stay right.
@@ -148,7 +146,7 @@ class CutChooser:
         keys = graph_keys(self._bundle, self._choice.kind, form)
         if keys == self._keys:
             return None
-        engines = _open_both(self._bundle, self._choice, form, self._progress)
+        engines = _open_all(self._bundle, self._choice, form, self._progress)
         self._keys = keys
         return engines
 
@@ -249,14 +247,14 @@ def _open(bundle: Bundle, key: str, choice: Choice, progress: Progress | None) -
     )
 
 
-def _open_both(bundle: Bundle, choice: Choice, form: Form | None, progress: Progress | None) -> tuple[Engine, Engine]:
+def _open_all(bundle: Bundle, choice: Choice, form: Form | None, progress: Progress | None) -> Engines:
     keys = list(graph_keys(bundle, choice.kind, form))
     if choice.kind in OPENERS and NEAR in bundle.manifest.graphs:
         keys.append(NEAR)
     with contextlib.ExitStack() as opened:
-        template, search, *near = (opened.enter_context(contextlib.closing(_open(bundle, key, choice, progress))) for key in keys)
+        engines = Engines(*(opened.enter_context(contextlib.closing(_open(bundle, key, choice, progress))) for key in keys))
         opened.pop_all()
-    return template, NearFirst(near[0], search, ConfidenceSpec.from_mapping(bundle.manifest.confidence)) if near else search
+    return engines
 
 
 def _key(bundle: Bundle, candidates: Sequence[Choice], processor: Processor) -> str:

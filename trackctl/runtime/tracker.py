@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
 from types import TracebackType
+from typing import NamedTuple
 
 import numpy as np
 
 from trackctl.runtime.bundle import Bundle
 from trackctl.runtime.confidence import Confidence, ConfidenceSpec, Status
-from trackctl.runtime.contract import FILL, PREVIOUS, QUALITY, QUALITY_OUT, RATE, SCORE, STATE_OUT, Array
-from trackctl.runtime.engine import Engine, Told
+from trackctl.runtime.contract import FILL, PREVIOUS, QUALITY, QUALITY_OUT, RATE, SCORE, SEARCH_PATCH, STATE_OUT, Array
+from trackctl.runtime.engine import Engine, Engines
 from trackctl.runtime.engines.tensorrt import Progress
 from trackctl.runtime.errors import BundleError, InputError
 from trackctl.runtime.frame import Frame
@@ -68,14 +69,31 @@ class TemplateUpdate:
             raise InputError(f"got every {self.every} and rate {self.rate}, expected 1 or more and 0 < rate <= 1")
 
 
+class Ask(NamedTuple):
+    """What a tracker wants to know of a frame.
+
+    Attributes:
+        engine: who knows.
+        feeds: its inputs beside the memory of the target.
+    """
+
+    engine: Engine
+    feeds: dict[str, Array]
+
+
 class Tracker:
     """Follows one target through the frames of one camera.
 
     Used like ``cv2.TrackerNano``: ``init(frame, box)`` on the first frame, ``update(frame)`` on each further one.
 
+    A target that was found moves little to the next frame: with a near graph, one that is TRACKING is looked for in the middle
+    of the search window first. What is found there counts if it is sure; else the whole window is searched in the same frame, so
+    that nothing is lost but time. While the target is not TRACKING the whole window is all that is searched.
+
     Args:
         template: engine of the template graph.
         search: engine of the search graph.
+        near: engine of the near graph, the search graph of the patch's middle; None: the whole window is searched always.
         crop: crop constants.
         channels: channels of the patches.
         cuts: asked at ``init`` for other graphs where these do not fit the camera's frames; None: there are no others.
@@ -91,6 +109,7 @@ class Tracker:
         self,
         template: Engine,
         search: Engine,
+        near: Engine | None = None,
         *,
         crop: CropSpec,
         channels: int = 3,
@@ -99,10 +118,10 @@ class Tracker:
         template_update: TemplateUpdate | None = None,
         redetection: Redetection | None = None,
     ) -> None:
-        self._template, self._search = template, search
+        self._engines = Engines(template, search, near)
         self._crop = crop
         self._cuts = cuts
-        self._view = View(crop, channels)
+        self._view = View(crop, channels, None if near is None else near.inputs[SEARCH_PATCH].shape[-1])
         self._confidence_spec = confidence or ConfidenceSpec()
         self._confidence = Confidence(self._confidence_spec)
         self._state = np.zeros((1, 6), dtype=np.float32)
@@ -153,10 +172,9 @@ class Tracker:
         manifest = bundle.manifest
         if manifest.targets > 1:
             raise BundleError(f"{path} was made for {manifest.targets} targets at a time: open it with MultiTracker")
-        template, search, choice = open_engines(bundle, engine, threads, progress)
+        engines, choice = open_engines(bundle, engine, threads, progress)
         return cls(
-            template,
-            search,
+            *engines,
             crop=manifest.crop,
             channels=manifest.channels,
             cuts=CutChooser(bundle, choice, progress),
@@ -168,7 +186,7 @@ class Tracker:
     @property
     def engine_name(self) -> str:
         """What computes the search graph."""
-        return self._search.name
+        return self._engines.search.name
 
     def init(self, frame: Array | Frame, box: Sequence[float]) -> None:
         """Learn the target.
@@ -189,15 +207,13 @@ class Tracker:
         engines = None if self._cuts is None else self._cuts.engines_for((frame_hw, layout))
         if engines is not None:
             self.close()
-            self._template, self._search = engines
-        self._view.start(frame, self._search)
+            self._engines = engines
+        self._view.start(frame, self._engines.search)
         self._confidence = Confidence(self._confidence_spec)
-        self._tell_search(self._confidence.status)
         self._frames = 0
         self._seen, self._missed, self._empty, self._sweep = target, 0, False, None
         self._state[0] = (*target.centre_xy, target.width, target.height, frame_hw[1], frame_hw[0])
-        made = self._learn(target, 1.0)
-        self._search.bind({name: tensor for name, tensor in made.items() if name in self._search.inputs})
+        self._bind(self._learn(target, 1.0))
         self._started = True
 
     def _learn(self, target: Box, rate: float) -> Mapping[str, Array]:
@@ -206,10 +222,15 @@ class Tracker:
         if self._kept:
             feeds[RATE] = np.array([[rate]], dtype=np.float32)
             feeds |= {PREVIOUS + name: kept for name, kept in self._kept.items()}
-        made = self._template.run(feeds)
+        made = self._engines.template.run(feeds)
         for name, kept in self._kept.items():
             kept[:] = made[name]
         return made
+
+    def _bind(self, made: Mapping[str, Array]) -> None:
+        """Let whoever searches remember the target."""
+        for engine in filter(None, (self._engines.search, self._engines.near)):
+            engine.bind({name: tensor for name, tensor in made.items() if name in engine.inputs})
 
     def update(self, frame: Array | Frame) -> Result:
         """Find the target in the next frame.
@@ -219,10 +240,13 @@ class Tracker:
             FrameError: the frame's size, layout or dtype differs from the first one's.
         """
         steps = self.steps(frame)
-        return finished(steps, self._search.run(next(steps)))
+        said: Ask | Result = next(steps)
+        while isinstance(said, Ask):
+            said = told(steps, said.engine.run(said.feeds))
+        return said
 
-    def steps(self, frame: Array | Frame) -> Generator[dict[str, Array], Mapping[str, Array], Result]:
-        """An update in halves: gives what the search graph wants to see, takes its outputs and returns the result.
+    def steps(self, frame: Array | Frame) -> Generator[Ask, Mapping[str, Array], Result]:
+        """An update in steps: asks the near engine, the search engine or one after the other, and returns the result.
 
         So that one search can serve several targets. Arguments and errors as for ``update``.
         """
@@ -231,12 +255,18 @@ class Tracker:
         started = perf_counter_ns()
         repeated = self._view.advance(frame)
         checked = perf_counter_ns()
-        feeds = self._view.search_feeds(self._state)
-        cropped = perf_counter_ns()
-        outputs = yield feeds
-        searched = perf_counter_ns()
-        quality = dict(zip(QUALITY, outputs[QUALITY_OUT][0].tolist(), strict=True))
-        score = float(outputs[SCORE][0, 0])
+        crop_ns, searched = 0, checked
+        near = self._engines.near if self._confidence.status is Status.TRACKING else None
+        for engine in filter(None, (near, self._engines.search)):
+            feeds = self._view.search_feeds(self._state, near=engine is near)
+            cropped = perf_counter_ns()
+            crop_ns += cropped - searched
+            outputs = yield Ask(engine, feeds)
+            searched = perf_counter_ns()
+            quality = dict(zip(QUALITY, outputs[QUALITY_OUT][0].tolist(), strict=True))
+            score = float(outputs[SCORE][0, 0])
+            if engine is near and self._confidence.sure_near(score, quality["psr"]):
+                break
         moved = outputs[STATE_OUT]
         if repeated or not np.isfinite(moved).all():
             # Nothing was learnt. A NaN kept here would never leave the state again.
@@ -246,7 +276,6 @@ class Tracker:
             known = 4 if score >= self._confidence_spec.sure_score else 2
             self._state[0, :known] = moved[0, :known]
         status = self._confidence.judge(score, quality["psr"], quality["contrast"], repeated=repeated)
-        self._tell_search(status)
         decided = perf_counter_ns()
         if self._redetection is not None and not repeated:
             self._look_elsewhere(self._redetection, status, score)
@@ -258,12 +287,12 @@ class Tracker:
         if renewal is not None and self._frames % renewal.every == 0 and status is Status.TRACKING and score >= renewal.above:
             made = self._learn(box, renewal.rate)
             # What fills the outside stays the first frame's.
-            self._search.bind({name: tensor for name, tensor in made.items() if name in self._search.inputs and name != FILL})
+            self._bind({name: tensor for name, tensor in made.items() if name != FILL})
         renewed = perf_counter_ns()
         stages = {
             "check": checked - started,
-            "crop": cropped - checked,
-            "engine": searched - cropped,
+            "crop": crop_ns,
+            "engine": searched - checked - crop_ns,
             "judge": judged - searched - (searched_on - decided),
             "update": renewed - started,
         }
@@ -272,10 +301,6 @@ class Tracker:
         if renewal is not None:
             stages["template"] = renewed - judged
         return Result(box, score, status, quality, stages, self._view.missing)
-
-    def _tell_search(self, status: Status) -> None:
-        if isinstance(self._search, Told):
-            self._search.told(status is Status.TRACKING)
 
     def _look_elsewhere(self, spec: Redetection, status: Status, score: float) -> None:
         """After an absence move the state to where the target shows again; the next frames must confirm it."""
@@ -292,7 +317,7 @@ class Tracker:
             self._sweep = Sweep(spec, self._seen, self._crop.search_side_px(width, height), self._view.frame_hw)
         for centre_xy in self._sweep.next():
             state = np.array([[*centre_xy, width, height, *self._state[0, 4:]]], dtype=np.float32)
-            found = self._search.run(self._view.search_feeds(state))
+            found = self._engines.search.run(self._view.search_feeds(state))
             psr, rival = float(found[QUALITY_OUT][0, 0]), float(found[SCORE][0, 0])
             like = self._confidence.believable(rival, psr, None if self._empty else 0.0)
             if rival > score and like and np.isfinite(found[STATE_OUT]).all():
@@ -301,8 +326,7 @@ class Tracker:
 
     def close(self) -> None:
         """Release both engines."""
-        self._template.close()
-        self._search.close()
+        self._engines.close()
         self._started = False
 
     def __enter__(self) -> Tracker:
@@ -312,14 +336,13 @@ class Tracker:
         self.close()
 
 
-def finished(steps: Generator[dict[str, Array], Mapping[str, Array], Result], outputs: Mapping[str, Array]) -> Result:
-    """The result of an update in halves, given what the search graph answered to its first half."""
+def told(steps: Generator[Ask, Mapping[str, Array], Result], outputs: Mapping[str, Array]) -> Ask | Result:
+    """What an update says to the outputs it asked for: its next question, or its result."""
     try:
-        steps.send(outputs)
+        return steps.send(outputs)
     except StopIteration as end:
         result: Result = end.value
         return result
-    raise RuntimeError("an update has two halves")
 
 
 def _box(values: Sequence[float]) -> Box:

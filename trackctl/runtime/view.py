@@ -27,6 +27,7 @@ class View:
     Args:
         crop: crop constants.
         channels: channels of the patches.
+        near_size: side of the middle of the search patch that a near search sees, px; None: there is no near search.
 
     Attributes:
         layout: sensor layout of the frames.
@@ -34,13 +35,14 @@ class View:
         missing: cameras of a pair that the newest frame lacks.
     """
 
-    def __init__(self, crop: CropSpec, channels: int) -> None:
+    def __init__(self, crop: CropSpec, channels: int, near_size: int | None = None) -> None:
         self.layout = ""
         self.frame_hw = (0, 0)
         self.missing: tuple[str, ...] = ()
         self._crop, self._channels = crop, channels
         self._template_crop = HostCrop(crop.template_size, channels)
         self._search_crop = HostCrop(crop.search_size, channels)
+        self._near_crop = None if near_size is None else HostCrop(near_size, channels, whole=crop.search_size)
         self._sensor: Sensor | None = None
         self._engine = ""
         self._graph: TensorSpec | None = None
@@ -121,13 +123,14 @@ class View:
         fill = self._mean(_on_host(self._shown))
         return {TEMPLATE_PATCH: self._patch(self._template_crop, target.centre_xy, side, fill)}
 
-    def search_feeds(self, state: NDArray[np.float32]) -> dict[str, Array]:
-        """What the search graph wants to see around a state (1, 6) in the newest frame."""
+    def search_feeds(self, state: NDArray[np.float32], near: bool = False) -> dict[str, Array]:
+        """What the search graph, or the near graph, wants to see around a state (1, 6) in the newest frame."""
         if self._graph is not None:
             return {FRAME: self._whole(), STATE_IN: state, **self._tone_feed()}
         centre_x, centre_y, width, height = state[0, :4].tolist()
         side = self._crop.search_side_px(width, height)
-        return {SEARCH_PATCH: self._patch(self._search_crop, (centre_x, centre_y), side, self._fill), STATE_IN: state}
+        crop = self._near_crop if near and self._near_crop is not None else self._search_crop
+        return {SEARCH_PATCH: self._patch(crop, (centre_x, centre_y), side, self._fill), STATE_IN: state}
 
     def _show(self, frame: Any, pixels: Array | DeviceFrame) -> None:
         self.missing = frame.missing if isinstance(frame, Frame) else ()

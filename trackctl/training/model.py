@@ -29,7 +29,7 @@ class TrackerModel(nn.Module):
         kept_names: tensors that ``refresh`` takes back when the template is updated; none if it never is.
         channels: channels of the patches.
         confidence: thresholds of the tracking status.
-        near_margin: response cells on each side without which the near graph searches (runtime/near.py); 0: there is none.
+        near_margin: response cells on each side without which the near graph searches (export/near.py); 0: there is none.
         contrast_planes: one channel per camera, by whose contrast a patch that shows nothing is known; empty for bands, of which
             any may show something.
         float32_parts: attributes that stay float32 when the Core computes in float16.

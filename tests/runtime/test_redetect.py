@@ -13,38 +13,40 @@ from trackctl.runtime.contract import TensorSpec
 from trackctl.runtime.engine import FunctionEngine
 from trackctl.runtime.errors import InputError
 from trackctl.runtime.geometry import Box, iou
-from trackctl.runtime.redetect import Redetection, Sweep
+from trackctl.runtime.redetect import Redetection, Redetector, Sweep
 from trackctl.runtime.tracker import Tracker
+from trackctl.runtime.view import View
+
+
+def search_engine() -> FunctionEngine:
+    return FunctionEngine(find, {"search": TensorSpec("float32", (1, 3, 255, 255)), "state": STATE, "kernel": HALF}, {})
 
 
 def searching(redetection: Redetection | None) -> Tracker:
     template = FunctionEngine(learn, {"template": TensorSpec("float32", (1, 3, 127, 127))}, {"kernel": HALF})
-    search = FunctionEngine(find, {"search": TensorSpec("float32", (1, 3, 255, 255)), "state": STATE, "kernel": HALF}, {})
-    return Tracker(template, search, crop=CROP, redetection=redetection, confidence=ConfidenceSpec(sure_score=0.8))
+    return Tracker(template, search_engine(), crop=CROP, redetection=redetection, confidence=ConfidenceSpec(sure_score=0.8))
 
 
-@given(
-    x=st.floats(0, 640), y=st.floats(0, 480), side=st.floats(40, 400), windows=st.integers(1, 7), step=st.sampled_from([0.4, 0.5])
-)
-def test_a_whole_turn_looks_at_every_place_of_the_frame(x, y, side, windows, step) -> None:
-    spec = Redetection(windows=windows, step=step, near=100)
-    sweep = Sweep(spec, Box.from_centre(x, y, 10, 10), side, (480, 640))
-    centres: list[tuple[float, float]] = [(x, y)]
-    for _ in range(len(sweep) // windows + 1):
-        centres += sweep.next()
+@given(x=st.floats(0, 640), y=st.floats(0, 480), step_px=st.floats(20, 200), windows=st.integers(1, 7))
+def test_a_whole_turn_looks_at_every_place_of_the_frame(x, y, step_px, windows) -> None:
+    sweep = Sweep((x, y), step_px, (480, 640))
+    centres: list[tuple[float, float]] = []
+    while len(centres) < len(sweep):
+        centres += sweep.next(windows, reach=100.0)
+    assert len(centres) == len(sweep)
+    assert centres[0] == (x, y)  # the tracker's own window may have gone astray
     grid = np.stack(np.meshgrid(np.linspace(0, 640, 9), np.linspace(0, 480, 7)), axis=-1).reshape(-1, 2)
     apart = np.abs(grid[:, None] - np.array(centres)[None]).max(axis=2).min(axis=1)
-    assert apart.max() <= step * side / 2 + 1e-6
-    assert sweep.next()
+    assert apart.max() <= step_px / 2 + 1e-6
+    assert sweep.next(windows, reach=100.0)[0] == (x, y)
 
 
 def test_it_looks_near_first_and_further_as_time_goes_by() -> None:
-    spec = Redetection(windows=8, near=1, speed=0.5, step=0.5)
-    sweep = Sweep(spec, Box.from_centre(320, 240, 10, 10), 60.0, (480, 640))
-    turns = [np.array(sweep.next()) - (320, 240) for _ in range(12)]
+    sweep = Sweep((320, 240), 30.0, (480, 640))
+    turns = [np.array(sweep.next(8, reach)) - (320, 240) for reach in (1.0, 1.4, 1.9, 2.5, 2.5, 3.5, 3.5)]
     furthest = [np.abs(turn).max() / 30 for turn in turns]
-    assert furthest[0] == furthest[1] == 1
-    assert max(furthest) > 3
+    # A turn is finished with the places that come next; then it begins anew, or goes further if the reach allows.
+    assert furthest == [1, 2, 1, 2, 2, 3, 3]
 
 
 def test_a_target_that_comes_back_elsewhere_is_found_only_by_looking_elsewhere() -> None:
@@ -71,7 +73,62 @@ def test_a_target_that_comes_back_elsewhere_is_found_only_by_looking_elsewhere()
     assert not found[False][1]
 
 
-@pytest.mark.parametrize("change", [{"windows": 0}, {"after": 0}, {"near": 0}, {"step": 0.0}, {"step": 1.5}, {"speed": -1.0}])
+def test_some_windows_go_where_the_frame_looks_as_the_target_did_as_far_away_as_it_may_be() -> None:
+    view = View(CROP, 1)
+    ground = np.random.RandomState(0).randint(80, 120, (240, 320)).astype(np.uint8)
+    target = np.random.RandomState(1).randint(0, 256, (12, 12)).astype(np.uint8)
+
+    def shown(*corners_xy: tuple[int, int]) -> np.ndarray:
+        frame = ground.copy()
+        for x, y in corners_xy:
+            frame[y : y + 12, x : x + 12] = target
+        return frame
+
+    box = Box(100, 100, 12, 12)
+    view.start(shown((100, 100)), search_engine())
+    spec = Redetection(after=2, alike=3, near=4, speed=0.0, renew=2)
+    redetector = Redetector(spec, CROP, view)
+    redetector.start(box)
+    step_px = spec.step * CROP.search_side_px(12, 12)
+    near, far = (150, 120), (250, 200)
+    view.advance(shown(near, far))
+    assert redetector.places(usual=False, empty=True) == []
+    view.advance(shown(near, far))
+    places = redetector.places(usual=False, empty=False)
+    assert len(places) == spec.windows
+    assert redetector.gone
+    np.testing.assert_allclose(places[0], (156, 126), atol=2)
+    assert np.abs(np.subtract(places, box.centre_xy)).max() <= 4 * step_px + 12
+    assert np.abs(np.subtract(places, (256, 206))).max(axis=1).min() > 30
+
+    view.advance(shown(near))
+    redetector.sight(Box(*near, 12, 12))
+    assert (redetector.last, redetector.gone) == (Box(*near, 12, 12), False)
+    assert redetector.places(usual=False, empty=False) == []
+    assert redetector.places(usual=True, empty=False) == []  # what is there looks like it: wait
+    assert redetector.places(usual=False, empty=False) == []
+
+
+def test_the_target_moves_on_while_the_camera_shows_nothing_new() -> None:
+    view = View(CROP, 1)
+    view.start(np.full((480, 640), 9, np.uint8), search_engine())
+    different = []
+    for waits in (0, 60):
+        redetector = Redetector(Redetection(after=1, alike=0, windows=8, speed=0.1), CROP, view)
+        redetector.start(Box.from_centre(320, 240, 10, 10))
+        for _ in range(waits):
+            redetector.wait()
+        different.append(len({place for _ in range(3) for place in redetector.places(usual=False, empty=True)}))
+    assert different == [16, 24]  # what is near is looked at again; or further and further
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"windows": 0}, {"after": 0}, {"renew": 0}, {"alike": 9}, {"alike": -1},
+        {"near": 0.5}, {"step": 0.0}, {"step": 1.5}, {"speed": -1.0},
+    ],
+)  # fmt: skip
 def test_impossible_sweeps_are_refused(change) -> None:
-    with pytest.raises(InputError, match=r"got windows .* expected 1 or more"):
+    with pytest.raises(InputError, match=r"got (windows|step) .* expected"):
         Redetection(**change)

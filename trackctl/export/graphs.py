@@ -68,7 +68,7 @@ def _observed_pairs(model: TrackerModel) -> list[tuple[nn.Conv2d | None, nn.Batc
     handles = [
         module.register_forward_hook(watch) for module in model.modules() if isinstance(module, nn.Conv2d | nn.BatchNorm2d)
     ]
-    with torch.inference_mode():
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():  # who feeds whom is all that is asked
         _, search = example_inputs(model)
         SearchGraph(model)(*search.values())
     for handle in handles:

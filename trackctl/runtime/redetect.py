@@ -1,7 +1,8 @@
-"""Where to look for a target that was missed: a few search windows per frame, outwards from where it was last seen.
+"""Where to look for a target that was missed: a few search windows per frame, no further than it may have moved by now.
 
-The tracker goes to what it finds there if that is believable and its own window was empty at some time since. If it never was,
-what is in it may be the target, changed; then only what scores as the target usually does is better.
+Some go where the frame looks as the target did, the others outwards, ring after ring. The tracker goes to what it finds there if
+that is believable and its own window was empty at some time since. If it never was, what is in it may be the target, changed;
+then only what scores as the target usually does is better.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from trackctl.runtime.appearance import Appearance
 from trackctl.runtime.errors import InputError
-from trackctl.runtime.geometry import Box
+from trackctl.runtime.geometry import Box, CropSpec
+from trackctl.runtime.view import View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,66 +22,132 @@ class Redetection:
 
     Attributes:
         windows: search windows per frame beside the tracker's own.
+        alike: how many of them go where the frame looks most like the target.
         after: consecutive frames in which nothing like the target was in the tracker's own window before the search begins.
         step: distance of neighbouring windows as a share of a window's side; half of it is how far the network reaches.
-        near: rings of windows round the place where the target was last seen that are looked at from the first.
-        speed: rings that the target may get further away in a frame.
+        near: how far the target may be from where it was last seen at once, in steps.
+        speed: steps that it may get further away in a frame.
+        renew: TRACKING frames between two looks at what the target looks like.
 
     Raises:
         InputError: a number is out of range.
     """
 
     windows: int = 8
+    alike: int = 2
     after: int = 5
     step: float = 0.5
-    near: int = 2
-    speed: float = 0.1
+    near: float = 1.0
+    speed: float = 0.05
+    renew: int = 10
 
     def __post_init__(self) -> None:
-        if self.windows < 1 or self.after < 1 or self.near < 1 or not 0.0 < self.step <= 1.0 or self.speed < 0.0:
+        counts = min(self.windows, self.after, self.renew)
+        if counts < 1 or not 0 <= self.alike <= self.windows:
             raise InputError(
-                f"got windows {self.windows}, after {self.after}, near {self.near}, step {self.step} and speed {self.speed}, "
-                "expected 1 or more, 0 < step <= 1 and a speed of 0 or more"
+                f"got windows {self.windows}, alike {self.alike}, after {self.after} and renew {self.renew}, "
+                "expected 1 or more, and of the windows none to all alike"
+            )
+        if not 0.0 < self.step <= 1.0 or self.near < 1.0 or self.speed < 0.0:
+            raise InputError(
+                f"got step {self.step}, near {self.near} and speed {self.speed}, "
+                "expected 0 < step <= 1, 1 or more, and a speed of 0 or more"
             )
 
 
-class Sweep:
-    """Gives the centres of search windows, frame after frame; made anew for each absence.
+class Redetector:
+    """Remembers where a target was last seen and what it looked like, and says where to look for it while it is missing.
 
     Args:
         spec: how to look.
+        crop: how large a search window is.
+        view: of the camera.
+
+    Attributes:
         last: where the target was last seen.
-        side_px: side of a search window, frame px.
-        frame_hw: height and width of the frame, px.
+        gone: whether the tracker's own window was empty at some time since.
     """
 
-    def __init__(self, spec: Redetection, last: Box, side_px: float, frame_hw: tuple[float, float]) -> None:
-        self._spec = spec
-        centre_x, centre_y = last.centre_xy
-        step = spec.step * side_px
+    def __init__(self, spec: Redetection, crop: CropSpec, view: View) -> None:
+        self._spec, self._crop, self._view = spec, crop, view
+        self.last = Box(0.0, 0.0, 0.0, 0.0)
+        self.gone = False
+        self._appearance: Appearance | None = None
+        self._seen = 0
+        self._away = 0
+        self._missed = 0
+        self._sweep: Sweep | None = None
+
+    def start(self, target: Box) -> None:
+        """A new target, in the newest frame."""
+        self._seen = 0
+        self.sight(target)
+        self._appearance = self._view.appearance(target)
+
+    def sight(self, target: Box) -> None:
+        """The target is TRACKING in the newest frame."""
+        self.last, self.gone = target, False
+        self._away = self._missed = 0
+        self._sweep = None
+        self._seen += 1
+        if self._seen % self._spec.renew == 0:
+            self._appearance = self._view.appearance(target)
+
+    def wait(self) -> None:
+        """A frame that shows nothing new has passed; the target may move all the same."""
+        self._away += 1
+
+    def places(self, *, usual: bool, empty: bool) -> list[tuple[float, float]]:
+        """Centres of the windows in which to look for the target in the newest frame, in which it is not TRACKING.
+
+        Args:
+            usual: the tracker's own window holds something that scores as the target does.
+            empty: it holds nothing.
+        """
+        self._away += 1
+        self.gone = self.gone or empty
+        self._missed = 0 if usual else self._missed + 1
+        if self._missed < self._spec.after:
+            return []
+        step_px = self._spec.step * self._crop.search_side_px(self.last.width, self.last.height)
+        reach = self._spec.near + self._spec.speed * self._away
+        if self._sweep is None:
+            self._sweep = Sweep(self.last.centre_xy, step_px, self._view.frame_hw)
+        alike = self._view.places_like(self._appearance, self._spec.alike, self.last.centre_xy, reach * step_px)
+        return alike + self._sweep.next(self._spec.windows - len(alike), reach)
+
+
+class Sweep:
+    """Places ring by ring outwards; made anew for each absence.
+
+    Args:
+        centre_xy: where to begin.
+        step_px: distance of neighbouring places.
+        frame_hw: height and width of the frame, px; places beyond it are moved to its border.
+    """
+
+    def __init__(self, centre_xy: tuple[float, float], step_px: float, frame_hw: tuple[float, float]) -> None:
+        centre_x, centre_y = centre_xy
         height, width = frame_hw
-        columns = range(-math.ceil(centre_x / step), math.ceil((width - centre_x) / step) + 1)
-        rows = range(-math.ceil(centre_y / step), math.ceil((height - centre_y) / step) + 1)
-        cells = sorted(((column, row) for column in columns for row in rows if column or row), key=_ring)
+        columns = range(-math.ceil(centre_x / step_px), math.ceil((width - centre_x) / step_px) + 1)
+        rows = range(-math.ceil(centre_y / step_px), math.ceil((height - centre_y) / step_px) + 1)
+        cells = sorted(((column, row) for column in columns for row in rows), key=_ring)
         self._rings = [_ring(cell)[0] for cell in cells]
         self._places = [
-            (min(max(centre_x + column * step, 0.0), width), min(max(centre_y + row * step, 0.0), height))
+            (min(max(centre_x + column * step_px, 0.0), width), min(max(centre_y + row * step_px, 0.0), height))
             for column, row in cells
         ]
-        self._frames = 0
         self._at = 0
 
     def __len__(self) -> int:
         """Number of places in the whole frame."""
         return len(self._places)
 
-    def next(self) -> list[tuple[float, float]]:
-        """Centres of the windows to search in this frame, ring after ring; from the start again once all in reach were seen."""
-        reach = self._spec.near + self._spec.speed * self._frames
-        self._frames += 1
+    def next(self, count: int, reach: float) -> list[tuple[float, float]]:
+        """The next places, ``count`` at most; from the start again once all were seen that are ``reach`` steps away or less."""
         if self._at >= len(self._places) or self._rings[self._at] > reach:
             self._at = 0
-        chosen = self._places[self._at : self._at + self._spec.windows]
+        chosen = self._places[self._at : self._at + count]
         self._at += len(chosen)
         return chosen
 

@@ -19,7 +19,7 @@ from trackctl.runtime.engines.tensorrt import Progress
 from trackctl.runtime.errors import BundleError, InputError
 from trackctl.runtime.frame import Frame
 from trackctl.runtime.geometry import Box, CropSpec
-from trackctl.runtime.redetect import Redetection, Sweep
+from trackctl.runtime.redetect import Redetection, Redetector
 from trackctl.runtime.select import CutChooser, open_engines
 from trackctl.runtime.view import View
 
@@ -136,11 +136,7 @@ class Tracker:
             )
         self._template_update = template_update
         self._frames = 0
-        self._redetection = redetection
-        self._seen = Box(0.0, 0.0, 0.0, 0.0)
-        self._missed = 0
-        self._empty = False
-        self._sweep: Sweep | None = None
+        self._redetector = None if redetection is None else Redetector(redetection, crop, self._view)
         self._started = False
 
     @classmethod
@@ -211,7 +207,8 @@ class Tracker:
         self._view.start(frame, self._engines.search)
         self._confidence = Confidence(self._confidence_spec)
         self._frames = 0
-        self._seen, self._missed, self._empty, self._sweep = target, 0, False, None
+        if self._redetector is not None:
+            self._redetector.start(target)
         self._state[0] = (*target.centre_xy, target.width, target.height, frame_hw[1], frame_hw[0])
         self._bind(self._learn(target, 1.0))
         self._started = True
@@ -277,8 +274,8 @@ class Tracker:
             self._state[0, :known] = moved[0, :known]
         status = self._confidence.judge(score, quality["psr"], quality["contrast"], repeated=repeated)
         decided = perf_counter_ns()
-        if self._redetection is not None and not repeated:
-            self._look_elsewhere(self._redetection, status, score)
+        if self._redetector is not None:
+            self._look_elsewhere(self._redetector, status, score, repeated)
         searched_on = perf_counter_ns()
         box = Box.from_centre(*self._state[0, :4].tolist())
         judged = perf_counter_ns()
@@ -296,30 +293,26 @@ class Tracker:
             "judge": judged - searched - (searched_on - decided),
             "update": renewed - started,
         }
-        if self._redetection is not None:
+        if self._redetector is not None:
             stages["redetect"] = searched_on - decided
         if renewal is not None:
             stages["template"] = renewed - judged
         return Result(box, score, status, quality, stages, self._view.missing)
 
-    def _look_elsewhere(self, spec: Redetection, status: Status, score: float) -> None:
+    def _look_elsewhere(self, redetector: Redetector, status: Status, score: float, repeated: bool) -> None:
         """After an absence move the state to where the target shows again; the next frames must confirm it."""
         if status is Status.TRACKING:
-            self._seen = Box.from_centre(*self._state[0, :4].tolist())
-            self._missed, self._empty, self._sweep = 0, False, None
+            redetector.sight(Box.from_centre(*self._state[0, :4].tolist()))
             return
-        self._missed = 0 if self._confidence.usual(score) else self._missed + 1
-        self._empty = self._empty or score < self._confidence_spec.lost_score
-        if self._missed < spec.after:
+        if repeated:
+            redetector.wait()
             return
-        width, height = self._seen.width, self._seen.height
-        if self._sweep is None:
-            self._sweep = Sweep(spec, self._seen, self._crop.search_side_px(width, height), self._view.frame_hw)
-        for centre_xy in self._sweep.next():
+        width, height = redetector.last.width, redetector.last.height
+        for centre_xy in redetector.places(usual=self._confidence.usual(score), empty=score < self._confidence_spec.lost_score):
             state = np.array([[*centre_xy, width, height, *self._state[0, 4:]]], dtype=np.float32)
             found = self._engines.search.run(self._view.search_feeds(state))
             psr, rival = float(found[QUALITY_OUT][0, 0]), float(found[SCORE][0, 0])
-            like = self._confidence.believable(rival, psr, None if self._empty else 0.0)
+            like = self._confidence.believable(rival, psr, None if redetector.gone else 0.0)
             if rival > score and like and np.isfinite(found[STATE_OUT]).all():
                 score = rival
                 self._state[0, :4] = (*found[STATE_OUT][0, :2], width, height)

@@ -9,12 +9,24 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from trackctl.runtime.appearance import Appearance
 from trackctl.runtime.contract import BOX, FRAME, SEARCH_PATCH, STATE_IN, TEMPLATE_PATCH, TONE, Array, TensorSpec
 from trackctl.runtime.crop import HostCrop, band_fill, band_tone, frame_fill
 from trackctl.runtime.device_frame import DeviceFrame, device_frame
 from trackctl.runtime.engine import Engine, FrameBuffered
 from trackctl.runtime.errors import FrameError
-from trackctl.runtime.frame import CHANNELS, GRAY16, PAIR8, BandLayout, Frame, graph_frame, graph_frame_spec, is_toned, layout_of
+from trackctl.runtime.frame import (
+    BGR8,
+    CHANNELS,
+    GRAY16,
+    PAIR8,
+    BandLayout,
+    Frame,
+    graph_frame,
+    graph_frame_spec,
+    is_toned,
+    layout_of,
+)
 from trackctl.runtime.geometry import Box, CropSpec
 from trackctl.runtime.pairing import flattened
 from trackctl.runtime.sensor import LEAST_BANDS, Sensor
@@ -131,6 +143,30 @@ class View:
         side = self._crop.search_side_px(width, height)
         crop = self._near_crop if near and self._near_crop is not None else self._search_crop
         return {SEARCH_PATCH: self._patch(crop, (centre_x, centre_y), side, self._fill), STATE_IN: state}
+
+    def appearance(self, target: Box) -> Appearance | None:
+        """How a target looks in the newest frame; None if that lies on a GPU."""
+        if isinstance(self._shown, DeviceFrame):
+            return None
+        side = self._crop.template_side_px(target.width, target.height)
+        patch = self._patch(self._template_crop, target.centre_xy, side, self._fill)[0]
+        return Appearance(patch[-1] if self.layout == PAIR8 else patch.mean(axis=0), side)
+
+    def places_like(
+        self, appearance: Appearance | None, count: int, around_xy: tuple[float, float], within_px: float
+    ) -> list[tuple[float, float]]:
+        """Where the newest frame looks most like that, see :meth:`Appearance.places`; nowhere if it lies on a GPU."""
+        if appearance is None or isinstance(self._shown, DeviceFrame):
+            return []
+        return appearance.places(self._picture(self._shown), count, around_xy, within_px)
+
+    def _picture(self, pixels: Array) -> Array:
+        """(H, W) of what a frame shows: thermal of a pair, the mean of bands."""
+        if self._sensor is not None:
+            return np.asarray(np.stack(self._sensor.planes(pixels)).mean(axis=0, dtype=np.float32))
+        if self.layout == BGR8:
+            return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY))
+        return np.ascontiguousarray(pixels[:, :, -1]) if pixels.ndim == 3 else pixels
 
     def _show(self, frame: Any, pixels: Array | DeviceFrame) -> None:
         self.missing = frame.missing if isinstance(frame, Frame) else ()

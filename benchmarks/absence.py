@@ -9,7 +9,8 @@ which the target is TRACKING again within 30 frames of its return, on the target
 cv2.TrackerNano has no status. Its update() returns whether it found the target, which is taken for TRACKING; the last rows take
 its score instead, from 0.9 up.
 
-The thresholds of dcfg-edge were chosen on clips of the training data, the sweep on these sequences.
+The thresholds of dcfg-edge were chosen on clips of the training data; rebound and what redetection does, on clips of these
+sequences that start every 50 frames.
 """
 
 from __future__ import annotations

@@ -24,7 +24,9 @@ def search_engine() -> FunctionEngine:
 
 def searching(redetection: Redetection | None) -> Tracker:
     template = FunctionEngine(learn, {"template": TensorSpec("float32", (1, 3, 127, 127))}, {"kernel": HALF})
-    return Tracker(template, search_engine(), crop=CROP, redetection=redetection, confidence=ConfidenceSpec(sure_score=0.8))
+    return Tracker(
+        template, search_engine(), crop=CROP, redetection=redetection, confidence=ConfidenceSpec(sure_score=0.8, doubted_after=6)
+    )
 
 
 @given(x=st.floats(0, 640), y=st.floats(0, 480), step_px=st.floats(20, 200), windows=st.integers(1, 7))
@@ -51,7 +53,7 @@ def test_it_looks_near_first_and_further_as_time_goes_by() -> None:
 
 def test_a_target_that_comes_back_elsewhere_is_found_only_by_looking_elsewhere() -> None:
     found = {}
-    for redetection in (None, Redetection(after=2)):
+    for redetection in (None, Redetection()):
         tracker = searching(redetection)
         frame, box = scene(0)
         tracker.init(frame, box)
@@ -73,6 +75,28 @@ def test_a_target_that_comes_back_elsewhere_is_found_only_by_looking_elsewhere()
     assert not found[False][1]
 
 
+@pytest.mark.parametrize(("score", "lost_on"), [(0.5, 4), (0.1, 2)])  # something unlike it, and nothing
+def test_it_stays_with_what_is_in_its_window_until_that_is_lost(score, lost_on) -> None:
+    searches = []
+
+    def unsure(feeds):
+        searches.append(1)
+        quality = np.array([[9.0, 0.0, 9.0]], np.float32)
+        return {"next_state": feeds["state"].copy(), "score": np.array([[score]], np.float32), "quality": quality}
+
+    template = FunctionEngine(learn, {"template": TensorSpec("float32", (1, 3, 127, 127))}, {"kernel": HALF})
+    confidence = ConfidenceSpec(sure_score=0.8, lost_score=0.3, lost_after=2, doubted_after=4)
+    engine = FunctionEngine(unsure, search_engine().inputs, {})
+    tracker = Tracker(template, engine, crop=CROP, redetection=Redetection(), confidence=confidence)
+    frame, box = scene(0)
+    tracker.init(frame, box)
+    for index in range(1, 6):
+        searches.clear()
+        status = tracker.update(scene(index)[0]).status
+        assert (status is Status.LOST) == (index >= lost_on)
+        assert len(searches) == (1 + Redetection().windows if status is Status.LOST else 1)
+
+
 def test_some_windows_go_where_the_frame_looks_as_the_target_did_as_far_away_as_it_may_be() -> None:
     view = View(CROP, 1)
     ground = np.random.RandomState(0).randint(80, 120, (240, 320)).astype(np.uint8)
@@ -86,15 +110,15 @@ def test_some_windows_go_where_the_frame_looks_as_the_target_did_as_far_away_as_
 
     box = Box(100, 100, 12, 12)
     view.start(shown((100, 100)), search_engine())
-    spec = Redetection(after=2, alike=3, near=4, speed=0.0, renew=2)
+    spec = Redetection(alike=3, near=4, speed=0.0, renew=2)
     redetector = Redetector(spec, CROP, view)
     redetector.start(box)
     step_px = spec.step * CROP.search_side_px(12, 12)
     near, far = (150, 120), (250, 200)
-    view.advance(shown(near, far))
-    assert redetector.places(usual=False, empty=True) == []
-    view.advance(shown(near, far))
-    places = redetector.places(usual=False, empty=False)
+    for empty in (True, False):
+        view.advance(shown(near, far))
+        redetector.miss(empty=empty)
+    places = redetector.places()
     assert len(places) == spec.windows
     assert redetector.gone
     np.testing.assert_allclose(places[0], (156, 126), atol=2)
@@ -104,28 +128,29 @@ def test_some_windows_go_where_the_frame_looks_as_the_target_did_as_far_away_as_
     view.advance(shown(near))
     redetector.sight(Box(*near, 12, 12))
     assert (redetector.last, redetector.gone) == (Box(*near, 12, 12), False)
-    assert redetector.places(usual=False, empty=False) == []
-    assert redetector.places(usual=True, empty=False) == []  # what is there looks like it: wait
-    assert redetector.places(usual=False, empty=False) == []
+    for index in range(spec.patience + 1):
+        assert not redetector.gone, index
+        redetector.miss(empty=False)
+    assert redetector.gone
 
 
-def test_the_target_moves_on_while_the_camera_shows_nothing_new() -> None:
+def test_the_longer_it_is_missed_the_further_away_it_may_be() -> None:
     view = View(CROP, 1)
     view.start(np.full((480, 640), 9, np.uint8), search_engine())
     different = []
     for waits in (0, 60):
-        redetector = Redetector(Redetection(after=1, alike=0, windows=8, speed=0.1), CROP, view)
+        redetector = Redetector(Redetection(alike=0, windows=8, speed=0.1), CROP, view)
         redetector.start(Box.from_centre(320, 240, 10, 10))
         for _ in range(waits):
-            redetector.wait()
-        different.append(len({place for _ in range(3) for place in redetector.places(usual=False, empty=True)}))
+            redetector.miss(empty=False)
+        different.append(len({place for _ in range(3) for place in redetector.places()}))
     assert different == [16, 24]  # what is near is looked at again; or further and further
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"windows": 0}, {"after": 0}, {"renew": 0}, {"alike": 9}, {"alike": -1},
+        {"windows": 0}, {"renew": 0}, {"patience": 0}, {"alike": 9}, {"alike": -1},
         {"near": 0.5}, {"step": 0.0}, {"step": 1.5}, {"speed": -1.0},
     ],
 )  # fmt: skip

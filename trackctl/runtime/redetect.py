@@ -1,8 +1,8 @@
-"""Where to look for a target that was missed: a few search windows per frame, no further than it may have moved by now.
+"""Where to look for a target that is LOST: a few search windows per frame, no further than it may have moved by now.
 
 Some go where the frame looks as the target did, the others outwards, ring after ring. The tracker goes to what it finds there if
 that is believable and its own window was empty at some time since. If it never was, what is in it may be the target, changed;
-then only what scores as the target usually does is better.
+then, for a while, only what scores as the target usually does is better.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class Redetection:
     Attributes:
         windows: search windows per frame beside the tracker's own.
         alike: how many of them go where the frame looks most like the target.
-        after: consecutive frames in which nothing like the target was in the tracker's own window before the search begins.
         step: distance of neighbouring windows as a share of a window's side; half of it is how far the network reaches.
         near: how far the target may be from where it was last seen at once, in steps.
         speed: steps that it may get further away in a frame.
+        patience: frames after which what is in the tracker's own window is the target no more, whatever it was.
         renew: TRACKING frames between two looks at what the target looks like.
 
     Raises:
@@ -35,17 +35,16 @@ class Redetection:
 
     windows: int = 8
     alike: int = 2
-    after: int = 5
     step: float = 0.5
     near: float = 1.0
     speed: float = 0.05
+    patience: int = 60
     renew: int = 10
 
     def __post_init__(self) -> None:
-        counts = min(self.windows, self.after, self.renew)
-        if counts < 1 or not 0 <= self.alike <= self.windows:
+        if min(self.windows, self.patience, self.renew) < 1 or not 0 <= self.alike <= self.windows:
             raise InputError(
-                f"got windows {self.windows}, alike {self.alike}, after {self.after} and renew {self.renew}, "
+                f"got windows {self.windows}, alike {self.alike}, patience {self.patience} and renew {self.renew}, "
                 "expected 1 or more, and of the windows none to all alike"
             )
         if not 0.0 < self.step <= 1.0 or self.near < 1.0 or self.speed < 0.0:
@@ -65,7 +64,7 @@ class Redetector:
 
     Attributes:
         last: where the target was last seen.
-        gone: whether the tracker's own window was empty at some time since.
+        gone: whether the tracker's own window was empty at some time since, or it is long ago.
     """
 
     def __init__(self, spec: Redetection, crop: CropSpec, view: View) -> None:
@@ -75,7 +74,6 @@ class Redetector:
         self._appearance: Appearance | None = None
         self._seen = 0
         self._away = 0
-        self._missed = 0
         self._sweep: Sweep | None = None
 
     def start(self, target: Box) -> None:
@@ -87,28 +85,19 @@ class Redetector:
     def sight(self, target: Box) -> None:
         """The target is TRACKING in the newest frame."""
         self.last, self.gone = target, False
-        self._away = self._missed = 0
+        self._away = 0
         self._sweep = None
         self._seen += 1
         if self._seen % self._spec.renew == 0:
             self._appearance = self._view.appearance(target)
 
-    def wait(self) -> None:
-        """A frame that shows nothing new has passed; the target may move all the same."""
+    def miss(self, *, empty: bool) -> None:
+        """The target is not TRACKING in the newest frame; ``empty`` if the tracker's own window showed nothing."""
         self._away += 1
+        self.gone = self.gone or empty or self._away > self._spec.patience
 
-    def places(self, *, usual: bool, empty: bool) -> list[tuple[float, float]]:
-        """Centres of the windows in which to look for the target in the newest frame, in which it is not TRACKING.
-
-        Args:
-            usual: the tracker's own window holds something that scores as the target does.
-            empty: it holds nothing.
-        """
-        self._away += 1
-        self.gone = self.gone or empty
-        self._missed = 0 if usual else self._missed + 1
-        if self._missed < self._spec.after:
-            return []
+    def places(self) -> list[tuple[float, float]]:
+        """Centres of the windows in which to look for the target in the newest frame."""
         step_px = self._spec.step * self._crop.search_side_px(self.last.width, self.last.height)
         reach = self._spec.near + self._spec.speed * self._away
         if self._sweep is None:

@@ -304,11 +304,12 @@ class Tracker:
         if status is Status.TRACKING:
             redetector.sight(Box.from_centre(*self._state[0, :4].tolist()))
             return
-        if repeated:
-            redetector.wait()
+        redetector.miss(empty=not repeated and score < self._confidence_spec.lost_score)
+        # What looks like the target may be it, back in its place; and until it is LOST, what does not may be it, changed.
+        if repeated or status is not Status.LOST or self._confidence.usual(score):
             return
         width, height = redetector.last.width, redetector.last.height
-        for centre_xy in redetector.places(usual=self._confidence.usual(score), empty=score < self._confidence_spec.lost_score):
+        for centre_xy in redetector.places():
             state = np.array([[*centre_xy, width, height, *self._state[0, 4:]]], dtype=np.float32)
             found = self._engines.search.run(self._view.search_feeds(state))
             psr, rival = float(found[QUALITY_OUT][0, 0]), float(found[SCORE][0, 0])

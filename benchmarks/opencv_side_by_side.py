@@ -47,6 +47,13 @@ def follow(tracker: Tracker, sequence: Path, gray: bool) -> tuple[Float64Array, 
     return boxes_array(boxes), spent_ns
 
 
+def calibration_clip(shared: Path) -> Calibration:
+    """A thermal clip that is not reported on."""
+    clip = shared / "data/train/ir_video" / CALIBRATION
+    box = np.load(clip.parent / "boxes.npz")[clip.stem][0].astype(float)
+    return Calibration(footage=Footage(source=open_source(str(clip)), box=Box(*box)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
@@ -66,11 +73,7 @@ def main() -> None:
 
 
 def _table(model: str, precision: Precision, weights: Path, folder: Path, shared: Path, thermal: bool) -> list[str]:
-    calibration = None
-    if precision == "int8":
-        clip = shared / "data/train/ir_video" / CALIBRATION
-        box = np.load(clip.parent / "boxes.npz")[clip.stem][0].astype(float)
-        calibration = Calibration(footage=Footage(source=open_source(str(clip)), box=Box(*box)))
+    calibration = calibration_clip(shared) if precision == "int8" else None
     own = weights if model == "nanotrack-v2" else None
     exported = export(
         model, out=folder, precision=precision, weights=own, frames=(), calibration=calibration, gray=thermal, force=True

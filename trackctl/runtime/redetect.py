@@ -38,7 +38,7 @@ class Redetection:
     step: float = 0.5
     near: float = 1.0
     speed: float = 0.05
-    patience: int = 60
+    patience: int = 50
     renew: int = 10
 
     def __post_init__(self) -> None:

@@ -33,12 +33,12 @@ from typing import Any
 
 import numpy as np
 
-from trackctl.calibration.drift import Engines, measure_drift
+from trackctl.calibration.drift import measure_drift
 from trackctl.calibration.footage import Footage
 from trackctl.calibration.record import Tap
 from trackctl.runtime.bundle import SEARCH, TEMPLATE, Bundle, frame_key
 from trackctl.runtime.contract import CLS, LOC
-from trackctl.runtime.engine import Engine
+from trackctl.runtime.engine import Engine, Engines
 from trackctl.runtime.engines.cuda import Cuda
 from trackctl.runtime.engines.gpu import GpuEngine
 from trackctl.runtime.engines.onnxruntime import OnnxRuntimeEngine

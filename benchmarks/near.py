@@ -18,8 +18,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from cv2_tracker_nano import SEQUENCES, load_sequence, success_auc
+from cv2_tracker_nano import SEQUENCES, load_sequence
 from publish import publish
+from starts import auc_from
 
 from trackctl.calibration.record import Tap
 from trackctl.export.pipeline import export_model, prepared_model
@@ -27,7 +28,7 @@ from trackctl.runtime.bundle import NEAR, SEARCH, TEMPLATE, Bundle
 from trackctl.runtime.confidence import ConfidenceSpec
 from trackctl.runtime.contract import Array
 from trackctl.runtime.engines.openvino import OpenVinoEngine
-from trackctl.runtime.geometry import Box, Float64Array, boxes_array
+from trackctl.runtime.geometry import Float64Array
 from trackctl.runtime.processor import Processor
 from trackctl.runtime.tracker import DEFAULT_REDETECTION, Tracker
 
@@ -47,9 +48,7 @@ def mean_success(tracker: Tracker, sequence: Sequence, every: int) -> float:
     found = []
     for start in range(every):
         shown, boxes = frames[start : len(truth) : every], truth[start : len(frames) : every]
-        tracker.init(shown[0], tuple(boxes[0]))
-        path = [Box(*boxes[0]), *(tracker.update(frame).box for frame in shown[1:])]
-        found.append(success_auc(boxes_array(path), boxes))
+        found.append(auc_from(tracker, shown, boxes))
     return float(np.mean(found))
 
 

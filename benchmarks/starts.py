@@ -32,6 +32,7 @@ THERMAL = [name for name in SEQUENCES if name.startswith("tir_")]
 
 
 def auc_from(tracker: Tracker, frames: Sequence[Array], truth_ltwh: Float64Array) -> float:
+    """Success AUC of a sequence from its first frame to its end."""
     tracker.init(frames[0], tuple(truth_ltwh[0]))
     boxes = [Box(*truth_ltwh[0]), *(tracker.update(frame).box for frame in frames[1:])]
     return success_auc(boxes_array(boxes), truth_ltwh[: len(boxes)])

@@ -6,10 +6,9 @@ import itertools
 
 import numpy as np
 
-from trackctl.calibration.drift import Engines
 from trackctl.calibration.footage import Footage
 from trackctl.runtime.contract import TensorSpec
-from trackctl.runtime.engine import FunctionEngine
+from trackctl.runtime.engine import Engines, FunctionEngine
 from trackctl.runtime.frame import Frame
 from trackctl.runtime.geometry import Box, CropSpec
 from trackctl.runtime.sources import Source

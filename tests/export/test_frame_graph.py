@@ -8,11 +8,10 @@ import onnx
 import pytest
 from onnxruntime import InferenceSession
 
-from trackctl.calibration.drift import Engines
 from trackctl.export.frame_graph import FrameFormat, export_frame_graph
 from trackctl.runtime.contract import BOX, FILL, FRAME, STATE_OUT, TONE
 from trackctl.runtime.crop import frame_fill
-from trackctl.runtime.engine import FunctionEngine
+from trackctl.runtime.engine import Engines, FunctionEngine
 from trackctl.runtime.errors import InputError
 from trackctl.runtime.frame import BGR8, GRAY8, GRAY16, graph_frame
 from trackctl.runtime.geometry import Box, CropSpec, iou

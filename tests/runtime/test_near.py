@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -23,6 +25,7 @@ CROP = CropSpec(template_size=21, search_size=WHOLE)
 # Its template square is of 21 px, so that a patch shows the frame's very pixels; its centre is that of the pixel (40, 30).
 BOX = (35.25, 25.25, 10.5, 10.5)
 COLUMN, ROW = 40, 30
+SEEDS = itertools.count()
 
 
 def spot_finder(side: int, calls: list[int], psr: float, count: int) -> FunctionEngine:
@@ -55,8 +58,7 @@ def engines(calls: list[int], psr: float = 8.0, count: int = 1) -> list[Function
 
 def frame(right: int = 0, down: int = 0, level: int = 200) -> np.ndarray:
     """A spot so far from the first box's centre; the noise differs from frame to frame, as a sensor's does."""
-    frame.count = getattr(frame, "count", 0) + 1
-    pixels = np.random.default_rng(frame.count).integers(0, 8, (60, 80), dtype=np.uint8)
+    pixels = np.random.default_rng(next(SEEDS)).integers(0, 8, (60, 80), dtype=np.uint8)
     pixels[ROW + down, COLUMN + right] = level
     return pixels
 

@@ -12,8 +12,10 @@ from trackctl.runtime.confidence import ConfidenceSpec, Status
 from trackctl.runtime.contract import TensorSpec
 from trackctl.runtime.engine import FunctionEngine
 from trackctl.runtime.errors import InputError
+from trackctl.runtime.frame import Frame
 from trackctl.runtime.geometry import Box, iou
 from trackctl.runtime.redetect import Redetection, Redetector, Sweep
+from trackctl.runtime.sensor import KNOWN
 from trackctl.runtime.tracker import Tracker
 from trackctl.runtime.view import View
 
@@ -132,6 +134,44 @@ def test_some_windows_go_where_the_frame_looks_as_the_target_did_as_far_away_as_
         assert not redetector.gone, index
         redetector.miss(empty=False)
     assert redetector.gone
+
+
+def planes(pixels: np.ndarray, count: int) -> np.ndarray:
+    """A cube or a picture whose planes show the same in other strengths."""
+    return np.stack([(pixels * (0.5 + 0.5 * plane / count)).astype(pixels.dtype) for plane in range(count)], axis=2)
+
+
+def mosaic(pixels: np.ndarray) -> Frame:
+    """A raw 4x4 mosaic, each cell of which is a pixel."""
+    return Frame(pixels.repeat(4, axis=0).repeat(4, axis=1), 0, 0, KNOWN["vis16"])
+
+
+@pytest.mark.parametrize(
+    ("form", "channels"),
+    [
+        (lambda pixels: pixels, 1), (lambda pixels: pixels, 3), (lambda pixels: pixels.astype(np.uint16) * 40 + 3000, 1),
+        (lambda pixels: planes(pixels, 3), 1), (lambda pixels: planes(pixels, 3), 3), (lambda pixels: planes(pixels, 4), 4),
+        (lambda pixels: planes(pixels, 8), 8), (mosaic, 16),
+    ],
+    ids=["gray", "gray to 3", "gray16", "bgr to gray", "bgr", "pair", "cube", "mosaic"],
+)  # fmt: skip
+def test_the_look_is_found_in_the_frames_of_every_camera(form, channels) -> None:
+    rng = np.random.default_rng(3)
+    target = rng.integers(0, 256, (4, 4), dtype=np.uint8).repeat(4, axis=0).repeat(4, axis=1)
+
+    def shown(x: int, y: int) -> object:
+        pixels = np.random.default_rng(x).integers(90, 110, (120, 160), dtype=np.uint8)
+        pixels[y : y + 16, x : x + 16] = target
+        return form(pixels)
+
+    view = View(CROP, channels)
+    view.start(shown(30, 40), search_engine())
+    look = view.appearance(Box(30, 40, 16, 16))
+    view.advance(shown(110, 70))
+    (place,) = view.places_like(look, 1, (80.0, 60.0), 200.0)
+    np.testing.assert_allclose(place, (118, 78), atol=4)
+    assert view.places_like(look, 0, (80.0, 60.0), 200.0) == []
+    assert view.places_like(None, 1, (80.0, 60.0), 200.0) == []
 
 
 def test_the_longer_it_is_missed_the_further_away_it_may_be() -> None:

@@ -19,7 +19,7 @@ from trackctl.runtime.engines.tensorrt_run import PlanError, TensorRtEngine
 from trackctl.runtime.errors import EngineError, FrameError
 from trackctl.runtime.geometry import Box
 from trackctl.runtime.select import Choice, CutChooser, graph_keys, open_engines
-from trackctl.runtime.tracker import Tracker
+from trackctl.runtime.tracker import DEFAULT_REDETECTION, Tracker
 
 KEY = frame_key(SEARCH, *FORM)
 BOX = Box(20, 16, 8, 6)
@@ -182,6 +182,23 @@ def cpu_tracker(bundle):
         )
     confidence = ConfidenceSpec.from_mapping(bundle.manifest.confidence)
     return Tracker(*engines, crop=bundle.manifest.crop, confidence=confidence)
+
+
+@pytest.mark.parametrize("device", [False, True])
+def test_a_lost_target_is_looked_for_also_on_frames_that_lie_on_the_gpu(monkeypatch, bundle, device):
+    machine = Machine(monkeypatch)
+    clip = frames(2)
+    with Tracker.open(bundle.path, engine="tensorrt") as tracker:
+        tracker.init(on_gpu(clip[0]).source if device else clip[0], BOX)
+        launches = []
+        for index in range(1, 40):
+            blank = np.full_like(clip[0], index)
+            machine.cuda.calls.clear()
+            status = tracker.update(on_gpu(blank).source if device else blank).status
+            launches.append(machine.cuda.calls.count("launch"))
+    assert status.value == "LOST"
+    assert launches[0] == 1
+    assert launches[-1] == 1 + DEFAULT_REDETECTION.windows
 
 
 @pytest.mark.parametrize("integrated", [False, True])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
@@ -18,17 +17,10 @@ from trackctl.calibration.record import Tap
 from trackctl.evaluation.ope import agreement, curves, summary
 from trackctl.evaluation.protocol import OpeProtocol
 from trackctl.runtime.contract import STATE_OUT, Array
-from trackctl.runtime.engine import Engine
+from trackctl.runtime.engine import Engine, Engines
 from trackctl.runtime.errors import InputError
 from trackctl.runtime.geometry import Box, CropSpec, Float64Array, boxes_array, iou
 from trackctl.runtime.tracker import Tracker
-
-
-class Engines(NamedTuple):
-    """The two engines of one cut of one tracker."""
-
-    template: Engine
-    search: Engine
 
 
 @dataclass

@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trackctl.calibration.drift import Drift, Engines, measure_drift
+from trackctl.calibration.drift import Drift, measure_drift
 from trackctl.calibration.footage import Footage
 from trackctl.export.conform import conform
 from trackctl.export.frame_graph import FrameFormat, SearchCrop, TemplateCrop, example_tone
 from trackctl.export.near import near_model
 from trackctl.runtime.bundle import NEAR, SEARCH, TEMPLATE, Bundle, frame_key
 from trackctl.runtime.contract import BOX, CLS, FILL, FRAME, LOC, STATE_IN, STATE_OUT, TEMPLATE_PATCH
+from trackctl.runtime.engine import Engines
 from trackctl.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from trackctl.runtime.frame import channels_of, graph_frame_spec, is_toned
 from trackctl.runtime.manifest import Precision
@@ -164,8 +165,7 @@ def _opened(bundle: Bundle, keys: tuple[str, str], threads: int | None) -> Itera
         # Of a search for several targets the last one is compared: a row that took another's inputs would show.
         yield engines if bundle.manifest.targets == 1 else Engines(engines.template, Batch(engines.search).slots[-1])
     finally:
-        for engine in engines:
-            engine.close()
+        engines.close()
 
 
 class _TemplateFrameGraph(nn.Module):

@@ -233,7 +233,7 @@ class MultiTracker:
         return {target: result for target, result in said.items() if isinstance(result, Result)}
 
     def close(self) -> None:
-        """Release both engines."""
+        """Release all engines."""
         self._template.close()
         for batch in filter(None, (self._search, self._near)):
             batch.engine.close()

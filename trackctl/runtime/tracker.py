@@ -319,7 +319,7 @@ class Tracker:
                 self._state[0, :4] = (*found[STATE_OUT][0, :2], width, height)
 
     def close(self) -> None:
-        """Release both engines."""
+        """Release all engines."""
         self._engines.close()
         self._started = False
 

@@ -39,7 +39,7 @@ class View:
     Args:
         crop: crop constants.
         channels: channels of the patches.
-        near_size: side of the middle of the search patch that a near search sees, px; None: there is no near search.
+        near_size: side of the middle of the search patch that a near search sees, px; None: as much as any search.
 
     Attributes:
         layout: sensor layout of the frames.
@@ -54,7 +54,7 @@ class View:
         self._crop, self._channels = crop, channels
         self._template_crop = HostCrop(crop.template_size, channels)
         self._search_crop = HostCrop(crop.search_size, channels)
-        self._near_crop = None if near_size is None else HostCrop(near_size, channels, whole=crop.search_size)
+        self._near_crop = HostCrop(near_size, channels, whole=crop.search_size) if near_size else self._search_crop
         self._sensor: Sensor | None = None
         self._engine = ""
         self._graph: TensorSpec | None = None
@@ -141,7 +141,7 @@ class View:
             return {FRAME: self._whole(), STATE_IN: state, **self._tone_feed()}
         centre_x, centre_y, width, height = state[0, :4].tolist()
         side = self._crop.search_side_px(width, height)
-        crop = self._near_crop if near and self._near_crop is not None else self._search_crop
+        crop = self._near_crop if near else self._search_crop
         return {SEARCH_PATCH: self._patch(crop, (centre_x, centre_y), side, self._fill), STATE_IN: state}
 
     def appearance(self, target: Box) -> Appearance | None:

@@ -14,8 +14,7 @@ import numpy as np
 from trackctl.runtime.contract import Array
 from trackctl.runtime.crop import Float32Array
 
-# Side of the target's small picture, px [ours]: of 54 targets on the development sequences that were away for 43 frames the true
-# place came first for 45 with 10 px, 42 with 14 px and 42 with 18 px, which take two and four times as long.
+# Side of the target's small picture, px [ours]; how it was chosen: benchmarks/appearance.py.
 SIDE = 10
 
 

@@ -1,5 +1,5 @@
 # make demo   install, export the default tracker, track a clip, leave demo/out.mp4 and demo/out.jsonl
-# make test   the whole test suite
+# make test   the whole test suite; with ARGS='-m "not slow"' without what takes more than ten seconds
 # make check  lint, format, types, import contracts
 PYTHON ?= python3
 # Installed on its own first: where a CPU build of this release exists, pip takes it and nothing pulls CUDA packages later.
@@ -29,8 +29,9 @@ demo: .venv/desktop
 	  $(BIN)/trackctl track synth: --bundle demo/dcfg-edge-fp16.trk --save demo/out.mp4 --jsonl demo/out.jsonl; \
 	fi
 
+# Large pages: the weights of a ResNet-50 come and go dozens of times, and a sixth of that time went into page faults.
 test: .venv/dev
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 check: .venv/dev
 	$(BIN)/ruff check .

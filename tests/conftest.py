@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,12 +25,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+def pytest_collection_finish() -> None:
+    """What the imports made stays: no need to look for cycles in it each time."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data beside the checkout; the test is skipped without it."""
     if not (SHARED / "data").is_dir():
         pytest.skip("no ../shared/data beside the checkout: this test needs real data")
     return SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def graphs_exported_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """All tests of a run share what was exported, if any of them exports."""
+    if "trackctl.export.graphs" not in sys.modules:
+        yield
+        return
+    from one_export import one_export
+
+    base = tmp_path_factory.getbasetemp()
+    with one_export((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "graphs"):
+        yield
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ def test_a_gray_patch_gives_the_maps_of_its_three_copies(name: str) -> None:
     assert (model.channels, gray.channels) == (3, 1)
 
 
+@pytest.mark.slow
 def test_the_default_model_is_exported_for_gray_patches_and_proved(tmp_path) -> None:
     source = Synth(SynthSpec(frames=4, size=(160, 128)))
     footage = Footage(source=source, box=source.initial_box, frames=4)

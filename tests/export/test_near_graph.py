@@ -164,6 +164,7 @@ def test_the_default_tracker_goes_where_it_goes_without(bundle, clip):
     assert float(np.mean(iou(with_near, clip.boxes_ltwh[1:]))) > 0.5
 
 
+@pytest.mark.slow
 def test_several_targets_are_looked_for_near_first_as_if_each_were_alone(bundle, clip, tmp_path):
     """One of them is a piece of background, which is soon lost and looked for elsewhere; a slot is idle."""
     many = export("dcfg-edge", out=tmp_path, frames=(), targets=3).bundle

@@ -26,6 +26,7 @@ def clip() -> SynthPair:
     return SynthPair(SynthPairSpec(frames=8, size=(160, 128), blank=Span("visible", 2, 7)))
 
 
+@pytest.mark.slow
 def test_both_cuts_agree_with_the_model_also_without_a_camera(tmp_path) -> None:
     source = clip()
     form = FrameFormat(frame_hw=(128, 160), layout="pair8")
@@ -44,6 +45,7 @@ def test_both_cuts_agree_with_the_model_also_without_a_camera(tmp_path) -> None:
         assert all(np.isfinite(tracker.update(frame).box).all() for frame in list(source)[1:])
 
 
+@pytest.mark.slow
 def test_every_precision_is_built(tmp_path) -> None:
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
     model = fold_batch_norm(load(NAME))

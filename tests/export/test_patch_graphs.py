@@ -149,6 +149,7 @@ def test_nothing_of_the_machine_stays_inside(graphs):
         assert not noted
 
 
+@pytest.mark.slow
 def test_another_process_exports_the_same_bytes(graphs):
     program = (
         "import sys, hashlib; sys.path.insert(0, sys.argv[1]); from tiny_tracker import tiny_tracker\n"

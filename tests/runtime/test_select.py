@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from dataclasses import replace
+from shutil import copyfile
 
 import numpy as np
 import onnxruntime
@@ -25,7 +27,8 @@ from tiny_graphs import (
 )
 
 from trackctl.runtime import select
-from trackctl.runtime.bundle import graph_entry, write_bundle
+from trackctl.runtime.bundle import NEAR, graph_entry, write_bundle
+from trackctl.runtime.contract import TensorSpec
 from trackctl.runtime.engine import FunctionEngine
 from trackctl.runtime.errors import EngineError, InputError
 from trackctl.runtime.select import (
@@ -34,6 +37,7 @@ from trackctl.runtime.select import (
     RUNS,
     WARMUP_RUNS,
     Choice,
+    busiest_key,
     cache_folder,
     fastest,
     measure_ms,
@@ -224,6 +228,28 @@ def test_the_fastest_candidate_is_chosen(tmp_path, monkeypatch):
     choice = fastest(bundle, [Choice(kind=kind, threads=threads) for kind, threads in seconds])
     assert (choice.kind, choice.threads) == ("onnxruntime", 1)
     assert 2.0 <= choice.median_ms < 12.0
+
+
+def test_a_cpu_is_chosen_for_the_near_graph_which_runs_on_most_frames(tmp_path, cache):
+    small = {**SEARCH_INPUTS, "search": TensorSpec("float32", (1, 3, 175, 175))}
+    made = tmp_path / "made"
+    made.mkdir()
+    manifest = tiny_manifest(made)
+    copyfile(made / "search.onnx", made / "near.onnx")
+    graphs = {**manifest.graphs, NEAR: graph_entry(made / "near.onnx", small, SEARCH_OUTPUTS)}
+    bundle = write_bundle(tmp_path / "near.trk", replace(manifest, graphs=graphs), made)
+    assert {kind: busiest_key(bundle, kind) for kind in ("openvino", "tensorrt")} == {"openvino": NEAR, "tensorrt": "search"}
+    opened = []
+
+    def opener(path, **options):
+        opened.append(path.name)
+        return sleeper(0.0, [])
+
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in OPENERS:
+            patch.setitem(OPENERS, kind, opener)
+        open_engines(bundle, threads=1)[0].close()
+    assert opened == ["near.onnx"] * len(OPENERS) + ["template.onnx", "search.onnx", "near.onnx"]
 
 
 @settings(max_examples=50, deadline=None)

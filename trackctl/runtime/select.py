@@ -61,7 +61,7 @@ class Choice:
     Attributes:
         kind: key of ``OPENERS`` or ``GPU_OPENERS``.
         threads: CPU threads; 0 on a GPU.
-        median_ms: time of one search when it was measured; None if nothing had to be measured.
+        median_ms: time of one run of its busiest graph when that was measured; None if nothing had to be measured.
     """
 
     kind: str
@@ -158,6 +158,11 @@ def graph_keys(bundle: Bundle, kind: str, form: Form | None) -> tuple[str, str]:
     return (frame_key(TEMPLATE, *fitting[0]), frame_key(SEARCH, *fitting[0])) if fitting else (TEMPLATE, SEARCH)
 
 
+def busiest_key(bundle: Bundle, kind: str) -> str:
+    """The key of the graph that an engine kind runs on most frames: the near one on a CPU, if there is one, else the search."""
+    return NEAR if kind in OPENERS and NEAR in bundle.manifest.graphs else graph_keys(bundle, kind, None)[1]
+
+
 def gpu_kinds() -> tuple[str, ...]:
     """The engine kinds that may run on this machine's GPU; none where no GPU answers."""
     if not gpu_answers():
@@ -180,7 +185,7 @@ def thread_counts(cores: int) -> list[int]:
 
 
 def fastest(bundle: Bundle, candidates: Sequence[Choice], progress: Progress | None = None) -> Choice:
-    """The candidate with the lowest median time of one search.
+    """The candidate with the lowest median time of one run of its busiest graph.
 
     Raises:
         EngineError: every candidate failed; with their reasons.
@@ -189,7 +194,7 @@ def fastest(bundle: Bundle, candidates: Sequence[Choice], progress: Progress | N
     reasons = []
     for candidate in candidates:
         try:
-            _, key = graph_keys(bundle, candidate.kind, None)
+            key = busiest_key(bundle, candidate.kind)
             with contextlib.closing(_open(bundle, key, candidate, progress)) as engine:
                 median_ms = measure_ms(engine, None if best is None else best.median_ms)
         except TrackctlError as error:
@@ -262,7 +267,7 @@ def _key(bundle: Bundle, candidates: Sequence[Choice], processor: Processor) -> 
     facts: dict[str, Any] = {
         "candidates": [(choice.kind, _version(choice.kind), choice.threads) for choice in candidates],
         "cpu": (processor.model, processor.cores, processor.cpus),
-        "graph": [bundle.graph(graph_keys(bundle, choice.kind, None)[1]).sha256 for choice in candidates],
+        "graph": [bundle.graph(busiest_key(bundle, choice.kind)).sha256 for choice in candidates],
         "precision": bundle.manifest.precision,
     }
     if any(choice.kind in GPU_OPENERS for choice in candidates):

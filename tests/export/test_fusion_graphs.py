@@ -160,7 +160,7 @@ def entropy(image: np.ndarray) -> float:
 
 @pytest.mark.parametrize("names", [["11"], pytest.param([f"{i:02d}" for i in range(1, 22)], marks=pytest.mark.slow)])
 def test_the_published_pictures_come_out(shared: Path, tmp_path: Path, names: list[str]) -> None:
-    write_fusion(tmp_path, LRRNet(), shared / "data/weights/lrrnet_official.npz", frame_hw=(247, 359))
+    write_fusion(tmp_path, LRRNet(), shared / "data/weights/lrrnet_official.npz", frame_hw=(300, 396))
     entropies = []
     with Fuser.open(tmp_path, engine="openvino", threads=1) as fuser:
         for name in names:

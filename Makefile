@@ -29,7 +29,7 @@ demo: .venv/desktop
 	  $(BIN)/trackctl track synth: --bundle demo/dcfg-edge-fp16.trk --save demo/out.mp4 --jsonl demo/out.jsonl; \
 	fi
 
-# Large pages: the weights of a ResNet-50 come and go dozens of times, and a sixth of that time went into page faults.
+# Large pages: the weights of a ResNet-50 come and go dozens of times, and each time their pages are asked for anew.
 test: .venv/dev
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 

@@ -26,7 +26,7 @@ from trackctl.runtime.frame import GRAY8
 from trackctl.runtime.geometry import Box, CropSpec
 from trackctl.runtime.processor import Processor
 
-APART, REACHED, CROP = 50, 0.6, CropSpec()
+APART, REACHED, EVERYWHERE_PX, CROP = 50, 0.6, 1e6, CropSpec()
 
 
 def look_of(frame: Array, target: Box, side_px: float, cut: HostCrop) -> Appearance:
@@ -57,7 +57,7 @@ def main() -> None:
                 trackctl.runtime.appearance.SIDE = side
                 look = look_of(frames[start], before, side_px, cut)
                 started = perf_counter_ns()
-                places = look.places(frames[start + options.away], 1, after.centre_xy, float("1e6"))
+                places = look.places(frames[start + options.away], 1, before.centre_xy, EVERYWHERE_PX)
                 spent[side].append(perf_counter_ns() - started)
                 apart = np.abs(np.subtract(places, after.centre_xy)).max() if places else np.inf
                 found[side].append(bool(apart < REACHED * side_px))

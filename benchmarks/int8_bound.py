@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/int8_bound.py [--threads 2] [--runs 20] [--out FILE.md]
 
 Each row is a chain of equal convolutions with their activations, from the search patch of a stride-8 ResNet-50 (31x31 cells), in
-eager float32, and quantised and run as an int8 bundle is. What a whole model gains cannot be more than what its convolutions do.
-The two are called in turn, run by run.
+eager float32, and quantised and run as an int8 bundle is. A whole model gains about as much as the largest of them, and what
+eager PyTorch spends between its convolutions. The two are called in turn, run by run.
 """
 
 from __future__ import annotations

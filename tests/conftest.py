@@ -14,7 +14,7 @@ import pytest
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
-# Exporting a model makes millions of objects; looking for cycles among them took 23 of 293 seconds in three test files.
+# Exporting a model makes millions of objects; looking for cycles among them every few hundred takes its time.
 gc.set_threshold(100_000, 20, 20)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -1,10 +1,9 @@
-"""One export for each graph of a run of the suite: most of its time went into exporting the same modules again and again."""
+"""One export for each graph of a run of the suite: exporting takes long, and many tests need the graphs of the same module."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import os
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,8 @@ import onnx
 import torch
 from torch import Tensor
 from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+from trackctl.runtime.atomic import write_whole
 
 # Graphs of this size, bytes, are those of the ResNet-50s, which one test each exports: not worth the disk.
 LARGE = 32 << 20
@@ -49,10 +50,9 @@ def content(*values: Any) -> str:
 def one_export(folder: Path) -> Iterator[None]:
     """Makes ``torch.onnx.export`` give what it gave before for the same module and arguments, in any process with that folder.
 
-    ``torch.onnx.export.__wrapped__`` is the exporter itself. Its table of operators, a sixth of an export's time, is read once.
+    ``torch.onnx.export.__wrapped__`` is the exporter itself. Its table of operators, which it reads each time, is read once.
     """
     export = torch.onnx.export
-    folder.mkdir(exist_ok=True)
 
     @wraps(export)
     def remembered(module: torch.nn.Module, inputs: tuple[Tensor, ...], **options: Any) -> Any:
@@ -66,9 +66,7 @@ def one_export(folder: Path) -> Iterator[None]:
         assert program is not None
         graph = program.model_proto
         if graph.ByteSize() < LARGE:
-            part = path.with_suffix(f".{os.getpid()}")
-            part.write_bytes(graph.SerializeToString())
-            part.replace(path)
+            write_whole(path, graph.SerializeToString())
         return SimpleNamespace(model_proto=graph)
 
     table = staticmethod(cache(ONNXRegistry.from_torchlib))
